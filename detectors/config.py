@@ -1,0 +1,127 @@
+"""Typed recipes: a YAML file, its `base:` chain and `key=value` overrides, checked against dataclasses."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from detectors.errors import ConfigError
+from detectors.registry import did_you_mean
+
+S = TypeVar("S")
+
+
+def load(schema: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
+    """Reads a recipe.
+
+    Args:
+        schema: the dataclass that says which keys there are and of which type.
+        path: a YAML file; its key `base` names another one, relative to it, whose values it changes.
+        overrides: `key=value` with dotted keys, applied in order; values are read as YAML.
+
+    Raises:
+        ConfigError: a missing file, broken YAML, a `base` circle, an unknown key or a value of another type; the
+            message names the file or override, the full key and the nearest known one.
+    """
+    merged = OmegaConf.structured(schema)
+    for source, values in [*_chain(Path(path)), *(_override(text) for text in overrides)]:
+        merged = _merge(merged, values, source)
+    return cast(S, OmegaConf.to_object(merged))
+
+
+def dump(config: Any) -> str:
+    """The YAML text of a filled schema; reading it again gives an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def key_lines(schema: type, prefix: str = "") -> list[tuple[str, str, str]]:
+    """(dotted key, default, help) of every setting, in the order of the schema, for `--help`."""
+    lines = []
+    instance = schema()
+    for spec in dataclasses.fields(schema):
+        value = getattr(instance, spec.name)
+        if dataclasses.is_dataclass(value):
+            lines += key_lines(type(value), f"{prefix}{spec.name}.")
+        else:
+            default = "null" if value is None else yaml.safe_dump(value, default_flow_style=True)
+            default = default.strip().removesuffix("...").strip()
+            lines.append((prefix + spec.name, default, spec.metadata.get("help", "")))
+    return lines
+
+
+def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """The values of a recipe and of those it is based on, the most basic first."""
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: its `base` chain runs in a circle; take one `base:` line out")
+    values = _read_yaml(path)
+    base = values.pop("base", None)
+    own = [(str(path), values)]
+    return [*_chain(path.parent / str(base), (*seen, path.resolve())), *own] if base else own
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        around = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        hint = did_you_mean(str(path), around) if around else ""
+        raise ConfigError(f"no recipe {path}{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of keys to values, this is a {type(values).__name__}")
+    return values
+
+
+def _override(text: str) -> tuple[str, dict[str, Any]]:
+    """`a.b=value` as a nested mapping."""
+    key, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_*][\w*]*)*", key):
+        raise ConfigError(f"{text!r} is not key=value; write for example train.epochs=10")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r}: the value is not valid YAML: {_one_line(error)}") from None
+    # YAML 1.1 reads 1e-3 as text; a person who types it means the number.
+    if isinstance(nested, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", nested):
+        nested = float(nested)
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return f"override {text!r}", nested
+
+
+def _merge(config: DictConfig, values: dict[str, Any], source: str) -> DictConfig:
+    _check_keys(config, values, source)
+    try:
+        return cast(DictConfig, OmegaConf.merge(config, values))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "value"
+        raise ConfigError(f"{source}: {key}: {str(error).splitlines()[0]}") from None
+
+
+def _check_keys(config: DictConfig, values: dict[str, Any], source: str, prefix: str = "") -> None:
+    """Raises ConfigError for the first key that the schema does not know."""
+    schema = OmegaConf.get_type(config)
+    if not dataclasses.is_dataclass(schema):
+        return
+    known = [spec.name for spec in dataclasses.fields(schema)]
+    for key, value in values.items():
+        if key not in known:
+            hint = did_you_mean(str(key), known)
+            raise ConfigError(f"{source}: unknown key {prefix}{key}{hint}")
+        child = config._get_node(key)
+        if isinstance(child, DictConfig) and isinstance(value, dict):
+            _check_keys(child, value, source, f"{prefix}{key}.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

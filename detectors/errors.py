@@ -1,0 +1,25 @@
+"""Errors that a user can cause: one family, shown as one line (what, where, why, what to do) and exit status 2."""
+
+
+class UserError(Exception):
+    """Something the user can mend; scripts print its message as one line and exit with 2."""
+
+
+class ConfigError(UserError):
+    """A recipe, an override or an option that cannot be read or does not fit."""
+
+
+class DataError(UserError):
+    """A data folder, image or annotation that is missing or broken."""
+
+
+class CheckpointError(UserError):
+    """A weight file that cannot be read, or does not fit the model it is meant for."""
+
+
+class TrainingError(UserError):
+    """Training that cannot go on, such as a loss that is not finite."""
+
+
+class RunError(UserError):
+    """A run folder that cannot be used: locked by another process, read-only, full, or of another run."""

@@ -1,0 +1,96 @@
+"""Files that are written whole or not at all, and run folders that one process holds at a time."""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from detectors.errors import RunError
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file under a temporary name beside it, then renames it: the older file stays whole if anything fails.
+
+    Raises:
+        RunError: a full disk, a read-only folder, or any other refusal of the file system.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp gives 0600; a checkpoint is as readable as any file of its owner.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+    except (OSError, RuntimeError) as error:
+        raise _refused(path, error) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_whole` for text, as UTF-8."""
+    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds one line to a file and waits until it is on disk; raises RunError as `write_whole` does."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[Path]:
+    """Makes a run folder if need be and keeps every other process out of it.
+
+    Raises:
+        RunError: another process holds the folder, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise _refused(folder, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise RunError(
+                f"{folder}: another process (pid {holder}) is working in this run folder; "
+                "wait for it, or give this run another folder with out=PATH"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield folder
+
+
+def _refused(path: Path, error: Exception) -> RunError:
+    # torch.save wraps a short write in a RuntimeError; the OSError that caused it says more.
+    cause = error.__context__ if isinstance(error.__context__, OSError) else error
+    reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
+    return RunError(
+        f"cannot write {path}: {reason}; files written before are whole. "
+        "Free some space or choose another folder with out=PATH, then run the same command again"
+    )
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,1 @@
+"""What training minimises; functions of raw outputs, anchors and targets, never of a model."""

@@ -1,0 +1,1 @@
+"""Classification networks without their classifiers, as feature extractors with taps."""

@@ -1,0 +1,131 @@
+"""What every detector can do: forward, loss, detect, and the verbs built on them."""
+
+from collections.abc import Sequence
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from detectors.anchors import AnchorSpec
+from detectors.boxes import decode
+from detectors.images import to_size
+from detectors.losses.multibox import multibox_loss
+from detectors.models.layers import Normalise
+from detectors.postprocess import PostprocessOptions, select
+from detectors.types import Detections, DetectorSpec, Outputs, Target
+
+HeadMaps = list[tuple[Tensor, Tensor]]
+
+
+class Detector(nn.Module):
+    """A single-shot detector: a network that gives head maps, and anchors that say what they mean.
+
+    Args:
+        spec: what rebuilds the full detector.
+        network: normalised images -> for each level (class logits, box deltas), `[B, per_cell * K, h, w]`; `per_cell`
+            consecutive blocks of K = 1 + num_classes, or 4, channels.
+        anchors: default boxes of the levels.
+        size: (height, width) of the input.
+        normalise: what the network's weights expect.
+
+    Attributes:
+        postprocess: thresholds of `detect`; free to change.
+        anchors: `[A, 4]` float32 centre form, 0..1.
+    """
+
+    anchors: Tensor
+
+    def __init__(
+        self, spec: DetectorSpec, network: nn.Module, anchors: AnchorSpec, size: tuple[int, int], normalise: Normalise
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.size = size
+        self.normalise = normalise
+        self.network = network
+        self.postprocess = PostprocessOptions()
+        boxes = anchors.boxes(size, _map_sizes(network, size))
+        # Not in the state dict: spec and size say all about them.
+        self.register_buffer("anchors", boxes, persistent=False)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, without the background."""
+        return len(self.spec.classes)
+
+    def dense(self, images: Tensor) -> HeadMaps:
+        """`[B, 3, H, W]`, 0..1 -> for each level (logits, deltas) before flattening: traced, counted, exported."""
+        maps: HeadMaps = self.network(self.normalise(images))
+        return maps
+
+    def forward(self, images: Tensor) -> Outputs:
+        """`[B, 3, H, W]`, 0..1 -> raw outputs of all anchors, the same in training and evaluation."""
+        return self.outputs(self.dense(images))
+
+    def outputs(self, maps: HeadMaps) -> Outputs:
+        """Head maps to one row for each anchor, in the order of `anchors`."""
+        columns = 1 + self.num_classes
+        logits = [level.permute(0, 2, 3, 1).reshape(len(level), -1, columns) for level, _ in maps]
+        deltas = [level.permute(0, 2, 3, 1).reshape(len(level), -1, 4) for _, level in maps]
+        return Outputs(torch.cat(logits, dim=1), torch.cat(deltas, dim=1))
+
+    def loss(self, outputs: Outputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Named loss terms, scalars whose sum is minimised; target boxes in pixels of the network's input."""
+        height, width = self.size
+        scale = self.anchors.new_tensor([width, height, width, height])
+        return multibox_loss(outputs, self.anchors, [t.boxes / scale for t in targets], [t.labels for t in targets])
+
+    def detect(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """Raw outputs to detections in pixels of the original images, whose (height, width) are `sizes`."""
+        scores = outputs.logits.float().softmax(dim=-1)[..., 1:]
+        boxes = decode(outputs.deltas.float(), self.anchors)
+        return [select(s, b, size, self.postprocess) for s, b, size in zip(scores, boxes, sizes, strict=True)]
+
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Forward and loss in one: what the training loop calls."""
+        return self.loss(self(images), targets)
+
+    @overload
+    def predict(self, images: Tensor) -> Detections: ...
+    @overload
+    def predict(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]: ...
+
+    @torch.inference_mode()
+    def predict(
+        self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None
+    ) -> Detections | list[Detections]:
+        """Finds objects, in evaluation mode, whatever mode the detector is in.
+
+        Args:
+            images: one image `[3, h, w]` of any size, uint8 or float 0..1; or with `sizes` a batch `[B, 3, H, W]` of
+                float 0..1 that already has the input size.
+            sizes: (height, width) of the original images of a batch.
+
+        Returns:
+            Detections of the one image, or a list with those of each image of the batch.
+
+        Raises:
+            ValueError: a tensor of another shape.
+        """
+        single = sizes is None
+        if sizes is None:
+            if images.ndim != 3 or images.shape[0] != 3:
+                raise ValueError(f"one image is [3, height, width], got {list(images.shape)}; a batch needs its sizes")
+            sizes = [(images.shape[1], images.shape[2])]
+            images = to_size(images, self.size)[None].to(self.anchors.device)
+            images = images.float() / 255 if images.dtype == torch.uint8 else images
+        was_training = self.training
+        self.eval()
+        try:
+            found = self.detect(self(images), sizes)
+        finally:
+            self.train(was_training)
+        return found[0] if single else found
+
+
+def _map_sizes(network: nn.Module, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """(height, width) of each level, from a forward pass on the meta device, which computes shapes alone."""
+    state = {name: tensor.to("meta") for name, tensor in network.state_dict(keep_vars=True).items()}
+    with torch.no_grad():
+        maps = torch.func.functional_call(network, state, torch.empty(1, 3, *size, device="meta"))
+    return [(level.shape[2], level.shape[3]) for level, _ in maps]

@@ -1,0 +1,78 @@
+"""Layers that several networks share."""
+
+import torch
+from torch import Tensor, nn
+
+
+class L2Norm(nn.Module):
+    """Scales each position to unit length over the channels, then each channel by a learnt weight (ParseNet; SSD 3.1).
+
+    `weight * x / (sqrt(sum_c x^2) + 1e-10)`, as ssd.pytorch computes it.
+    """
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.full((channels,), float(scale)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` -> the same shape."""
+        norm = x.pow(2).sum(dim=1, keepdim=True).sqrt() + 1e-10
+        return self.weight[None, :, None, None] * x / norm
+
+    def resize(self, channels: int) -> None:
+        """Gives it fresh, unset weights for that many channels."""
+        self.channels = channels
+        self.weight = nn.Parameter(torch.empty_like(self.weight[:1]).repeat(channels))
+
+    def extra_repr(self) -> str:
+        """What `print` shows in the brackets."""
+        return str(self.channels)
+
+
+class Normalise(nn.Module):
+    """Images 0..1 to what the published weights expect: `(255 * x - mean) / std`, RGB.
+
+    Args:
+        mean: of each channel, 0..255.
+        std: of each channel, 0..255.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
+        super().__init__()
+        # Not in the state dict: they belong to the architecture, not to what was learnt.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`[B, 3, H, W]`, 0..1 -> the same shape."""
+        return (images * 255 - self.mean) / self.std
+
+
+def scaled(channels: int, width: float) -> int:
+    """A channel count times the width multiplier, as a multiple of 8 and at least 8."""
+    return channels if width == 1 else max(8, round(channels * width / 8) * 8)
+
+
+def conv_block(
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, dilation: int = 1, bn: bool = False
+) -> list[nn.Module]:
+    """Convolution, batch norm if asked for (then without bias), ReLU."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=not bn)
+    return [conv, *([nn.BatchNorm2d(outputs)] if bn else []), nn.ReLU(inplace=True)]
+
+
+def initialise(network: nn.Module) -> None:
+    """Initial weights: He's (2015) before a batch norm's ReLU, Xavier's elsewhere as ssd.pytorch does; biases 0."""
+    batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            if batch_norm and module.bias is None:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            else:
+                nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

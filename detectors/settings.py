@@ -1,0 +1,92 @@
+"""What a recipe may say about detectors, data, training and evaluation. Imports no torch: a typo is answered at once."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with the line that `--help` prints for it; lists and dicts are copied for each instance."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
+    if isinstance(default, type):
+        return field(default_factory=default, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class DetectorConfig:
+    """Which detector to build."""
+
+    name: str = setting("ssd300_vgg16", "a name of `--list`")
+    size: list[int] | None = setting(None, "input [height, width] in pixels; null: the detector's own")
+    width: float | None = setting(None, "multiplier on every channel count; null: the detector's own")
+    backbone_weights: str | None = setting(None, "weights of the backbone alone, such as vgg16_reducedfc.pth")
+    options: dict[str, Any] = setting({}, "further options of the named detector, by keyword")
+
+
+@dataclass
+class SyntheticConfig:
+    """The drawn data set: textured shapes on a cluttered ground, told apart by shape and texture."""
+
+    classes: int = setting(6, "number of classes, 1 to 40: shape x texture")
+    train: int = setting(400, "images in the training split")
+    val: int = setting(100, "images in the validation split")
+    test: int = setting(200, "images in the test split")
+    size: list[int] = setting([160, 160], "[height, width] of an image in pixels")
+    objects: list[int] = setting([1, 5], "[fewest, most] objects in an image")
+    object_size: list[float] = setting([0.2, 0.5], "[smallest, largest] side, as a share of the shorter image side")
+    clutter: float = setting(0.5, "0 to 1: how much of unlabelled lines, blobs and noise lies on the ground")
+    crowding: float = setting(0.0, "0 to 1: share of objects placed to overlap one of their own class")
+    seed: int = setting(0, "a different seed draws different images")
+
+
+@dataclass
+class DataConfig:
+    """Where images and boxes come from, and what is done to them."""
+
+    name: str = setting("voc", "a data set of `--list`")
+    root: str = setting("", "folder of the data")
+    train: list[str] = setting(["trainval"], "splits to train on: trainval, or VOC2007/trainval below root")
+    test: list[str] = setting(["test"], "splits to evaluate on")
+    classes: list[str] | None = setting(None, "class names; null: found in the annotations, sorted")
+    augment: str = setting("ssd", "an augmentation of `--list`")
+    difficult: bool = setting(False, "train on boxes marked difficult as well")
+    cache: Literal["none", "ram"] = setting("none", "ram: keep decoded images in memory")
+    max_side: int | None = setting(None, "shrink images to this longest side when they are read; null: as they are")
+    on_error: Literal["stop", "skip"] = setting("stop", "skip: count broken samples, leave them out and go on")
+    workers: int = setting(1, "processes that prepare training images; 0: the training process itself")
+    synthetic: SyntheticConfig = setting(SyntheticConfig, "the drawn data set (data.name=synthetic)")
+
+
+@dataclass
+class TrainConfig:
+    """How a detector is trained."""
+
+    epochs: int = setting(40, "passes over the training split")
+    batch: int = setting(16, "images in one step, over all processes")
+    optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd (momentum 0.9) or adamw")
+    lr: float = setting(1e-3, "peak learning rate")
+    weight_decay: float = setting(5e-4, "decay of weights")
+    decay_norm_and_bias: bool = setting(True, "decay biases and norm scales too, as the original SSD did")
+    schedule: Literal["multistep", "cosine", "constant"] = setting("multistep", "course of the learning rate")
+    milestones: list[float] = setting([0.67, 0.83], "multistep: shares of training after which lr falls to a tenth")
+    warmup: float = setting(0.0, "share of training in which lr rises linearly from near 0")
+    clip_norm: float | None = setting(None, "largest gradient norm; null: no clipping")
+    precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast the forward pass")
+    channels_last: bool = setting(True, "memory layout that convolutions prefer")
+    seed: int = setting(0, "seed of weights, order and augmentation")
+    save_every: int = setting(1, "epochs between resumable checkpoints")
+
+
+@dataclass
+class EvalConfig:
+    """How a detector is scored."""
+
+    metric: str = setting("voc07", "a metric of `--list`: voc07 (11-point), voc (area) or coco")
+    split: Literal["train", "test"] = setting("test", "which of data.train and data.test")
+    batch: int = setting(8, "images in one forward pass")
+    score_threshold: float = setting(0.01, "detections below this score are dropped")
+    nms_iou: float = setting(0.45, "overlap above which the lower score of one class is dropped")
+    top_k: int = setting(200, "candidates for each class of an image that enter NMS")
+    keep: int = setting(200, "detections of an image that leave NMS")
+    bootstrap: int = setting(1000, "resamples of the images behind the interval; 0: no interval")
