@@ -51,7 +51,9 @@ class AnchorSpec:
             image_size: (height, width) of the network's input; anchors are square in its pixels.
             map_sizes: (height, width) of each feature map.
         """
-        rows = [self._level(level, image_size, size) for level, size in zip(self.levels, map_sizes, strict=True)]
+        rows = [
+            self._level(level, image_size, size) for level, size in zip(self.levels, map_sizes, strict=True)
+        ]
         anchors = torch.cat(rows).float()
         return anchors.clamp(0, 1) if self.clip else anchors
 
@@ -88,7 +90,9 @@ def published(
     return AnchorSpec(tuple(AnchorLevel(*level) for level in levels))
 
 
-def spread(count: int, shorter_side: int, scales: tuple[float, float], aspect_ratios: tuple[float, ...]) -> AnchorSpec:
+def spread(
+    count: int, shorter_side: int, scales: tuple[float, float], aspect_ratios: tuple[float, ...]
+) -> AnchorSpec:
     """Anchors for `count` maps of an image of any size: sides spaced geometrically between two shares.
 
     The paper's linear spacing (equation 4) leaves large gaps between small objects; equal ratios cover all sizes

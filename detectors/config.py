@@ -78,7 +78,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping of keys to values, this is a {type(values).__name__}")
+        raise ConfigError(
+            f"{path}: a recipe is a mapping of keys to values, this is a {type(values).__name__}"
+        )
     return values
 
 

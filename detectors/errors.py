@@ -23,3 +23,7 @@ class TrainingError(UserError):
 
 class RunError(UserError):
     """A run folder that cannot be used: locked by another process, read-only, full, or of another run."""
+
+
+class PlanError(UserError):
+    """A budget, ratio or layer glob that no plan can meet."""

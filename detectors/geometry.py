@@ -42,10 +42,14 @@ def apply_geometry(model: nn.Module, geometry: Geometry) -> None:
         try:
             module = model.get_submodule(name)
         except AttributeError:
-            raise CheckpointError(f"the file resizes the layer {name!r}, which this detector does not have") from None
+            raise CheckpointError(
+                f"the file resizes the layer {name!r}, which this detector does not have"
+            ) from None
         own = _shape(module)
         if own is None or set(own) != set(shape):
-            raise CheckpointError(f"the file resizes {name!r} by {shape}, but here that is a {type(module).__name__}")
+            raise CheckpointError(
+                f"the file resizes {name!r} by {shape}, but here that is a {type(module).__name__}"
+            )
         _resize(module, shape)
 
 
@@ -67,7 +71,11 @@ def _shape(module: nn.Module) -> dict[str, int] | None:
 def _resize(module: Any, shape: dict[str, int]) -> None:
     match module:
         case nn.Conv2d() | nn.ConvTranspose2d():
-            module.in_channels, module.out_channels, module.groups = shape["in"], shape["out"], shape["groups"]
+            module.in_channels, module.out_channels, module.groups = (
+                shape["in"],
+                shape["out"],
+                shape["groups"],
+            )
             first, second = shape["out"], shape["in"]
             if isinstance(module, nn.ConvTranspose2d):
                 first, second = second, first

@@ -17,7 +17,7 @@ def setting(default: Any, help: str) -> Any:
 class DetectorConfig:
     """Which detector to build."""
 
-    name: str = setting("ssd300_vgg16", "a name of `--list`")
+    name: str | None = setting(None, "a name of `--list`; null: what the checkpoint `model` says")
     size: list[int] | None = setting(None, "input [height, width] in pixels; null: the detector's own")
     width: float | None = setting(None, "multiplier on every channel count; null: the detector's own")
     backbone_weights: str | None = setting(None, "weights of the backbone alone, such as vgg16_reducedfc.pth")
@@ -34,7 +34,9 @@ class SyntheticConfig:
     test: int = setting(200, "images in the test split")
     size: list[int] = setting([160, 160], "[height, width] of an image in pixels")
     objects: list[int] = setting([1, 5], "[fewest, most] objects in an image")
-    object_size: list[float] = setting([0.2, 0.5], "[smallest, largest] side, as a share of the shorter image side")
+    object_size: list[float] = setting(
+        [0.2, 0.5], "[smallest, largest] side, as a share of the shorter image side"
+    )
     clutter: float = setting(0.5, "0 to 1: how much of unlabelled lines, blobs and noise lies on the ground")
     crowding: float = setting(0.0, "0 to 1: share of objects placed to overlap one of their own class")
     seed: int = setting(0, "a different seed draws different images")
@@ -52,8 +54,12 @@ class DataConfig:
     augment: str = setting("ssd", "an augmentation of `--list`")
     difficult: bool = setting(False, "train on boxes marked difficult as well")
     cache: Literal["none", "ram"] = setting("none", "ram: keep decoded images in memory")
-    max_side: int | None = setting(None, "shrink images to this longest side when they are read; null: as they are")
-    on_error: Literal["stop", "skip"] = setting("stop", "skip: count broken samples, leave them out and go on")
+    max_side: int | None = setting(
+        None, "shrink images to this longest side when they are read; null: as they are"
+    )
+    on_error: Literal["stop", "skip"] = setting(
+        "stop", "skip: count broken samples, leave them out and go on"
+    )
     workers: int = setting(1, "processes that prepare training images; 0: the training process itself")
     synthetic: SyntheticConfig = setting(SyntheticConfig, "the drawn data set (data.name=synthetic)")
 
@@ -69,7 +75,9 @@ class TrainConfig:
     weight_decay: float = setting(5e-4, "decay of weights")
     decay_norm_and_bias: bool = setting(True, "decay biases and norm scales too, as the original SSD did")
     schedule: Literal["multistep", "cosine", "constant"] = setting("multistep", "course of the learning rate")
-    milestones: list[float] = setting([0.67, 0.83], "multistep: shares of training after which lr falls to a tenth")
+    milestones: list[float] = setting(
+        [0.67, 0.83], "multistep: shares of training after which lr falls to a tenth"
+    )
     warmup: float = setting(0.0, "share of training in which lr rises linearly from near 0")
     clip_norm: float | None = setting(None, "largest gradient norm; null: no clipping")
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast the forward pass")

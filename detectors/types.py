@@ -49,11 +49,15 @@ class Target:
         boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
         flags = [
-            torch.zeros(len(labels), dtype=torch.bool) if flag is None else torch.as_tensor(flag, dtype=torch.bool)
+            torch.zeros(len(labels), dtype=torch.bool)
+            if flag is None
+            else torch.as_tensor(flag, dtype=torch.bool)
             for flag in (difficult, crowd)
         ]
         if not len(boxes) == len(labels) == len(flags[0]) == len(flags[1]):
-            raise ValueError(f"{len(boxes)} boxes, but {len(labels)} labels and {[len(f) for f in flags]} flags")
+            raise ValueError(
+                f"{len(boxes)} boxes, but {len(labels)} labels and {[len(f) for f in flags]} flags"
+            )
         return Target(boxes, labels, *flags)
 
     def select(self, keep: Tensor) -> "Target":
@@ -62,7 +66,9 @@ class Target:
 
     def to(self, device: torch.device) -> "Target":
         """The same on another device."""
-        moved = (t.to(device, non_blocking=True) for t in (self.boxes, self.labels, self.difficult, self.crowd))
+        moved = (
+            t.to(device, non_blocking=True) for t in (self.boxes, self.labels, self.difficult, self.crowd)
+        )
         return Target(*moved)
 
 

@@ -44,7 +44,9 @@ DatasetBuilder: TypeAlias = Callable[[DataConfig, Split, tuple[str, ...] | None]
 Augmentation: TypeAlias = Callable[[Tensor, Target], tuple[Tensor, Target]]
 
 DATASETS: Registry[DatasetBuilder] = Registry("data set", "detectors.data")
-AUGMENTATIONS: Registry[Callable[[tuple[int, int]], Augmentation]] = Registry("augmentation", "detectors.data")
+AUGMENTATIONS: Registry[Callable[[tuple[int, int]], Augmentation]] = Registry(
+    "augmentation", "detectors.data"
+)
 
 
 def build(config: DataConfig, split: Split, classes: tuple[str, ...] | None = None) -> Dataset:

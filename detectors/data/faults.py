@@ -6,26 +6,35 @@ from typing import Literal
 
 from detectors.errors import DataError
 
-ADVICE = "Mend it, or set data.on_error=skip to leave it out."
-
 
 class Faults:
-    """Collects the faults of a data set under the policy `data.on_error`.
+    """Takes in the faults of a data set under the policy `data.on_error`.
 
     Attributes:
-        lines: one line for each fault that was passed over.
+        skip: whether faults are passed over.
+        lines: one line for each fault that was.
     """
 
     def __init__(self, policy: Literal["stop", "skip"]) -> None:
+        """Starts without any."""
         self.skip = policy == "skip"
         self.lines: list[str] = []
 
     @contextmanager
     def tolerated(self) -> Iterator[None]:
-        """Runs the block; a DataError in it becomes a line, or is raised with the advice what to do."""
+        """Runs the block; under "skip" a DataError ends the block only and becomes a line."""
         try:
             yield
         except DataError as fault:
             if not self.skip:
-                raise DataError(f"{fault}. {ADVICE}") from None
+                raise
             self.lines.append(str(fault))
+
+
+@contextmanager
+def advised() -> Iterator[None]:
+    """Runs the block; a DataError that leaves it says what can be done about a broken sample."""
+    try:
+        yield
+    except DataError as fault:
+        raise DataError(f"{fault}. Mend it, or set data.on_error=skip to leave it out.") from None

@@ -25,7 +25,9 @@ def read_image(path: Path) -> Tensor:
         image = decode_image(str(path), mode=ImageReadMode.RGB)
     except (RuntimeError, OSError, ValueError) as error:
         # torchvision puts its own source file first and, for some errors, a C++ stack trace behind.
-        reason = str(error).split("\n")[0].rpartition(".cpp:")[2].partition(", ")[2] or str(error).split("\n")[0]
+        reason = (
+            str(error).split("\n")[0].rpartition(".cpp:")[2].partition(", ")[2] or str(error).split("\n")[0]
+        )
         raise DataError(f"{path}: image cannot be decoded: {reason.rstrip('.')}") from None
     if image.dtype != torch.uint8:  # PNG with 16 bits a channel
         image = F.to_dtype(image, torch.uint8, scale=True)

@@ -62,7 +62,7 @@ def read_annotation(path: Path) -> VocAnnotation:
 
 
 class _Reader:
-    """Handlers of one expat parse. Tags count by their whole path: VOC's `<part>` holds names and boxes too."""
+    """Handlers of one expat parse. Tags count by their path, for VOC's `<part>` holds names and boxes too."""
 
     def __init__(self, path: Path) -> None:
         self.annotation = VocAnnotation(path)
@@ -105,7 +105,9 @@ class _Reader:
             try:
                 sides.append(round(float(text or 0)))
             except (ValueError, OverflowError):
-                raise DataError(f"{self.annotation.path}:{line}: <{tag}> {text!r} of <size> is not a number") from None
+                raise DataError(
+                    f"{self.annotation.path}:{line}: <{tag}> {text!r} of <size> is not a number"
+                ) from None
         if min(sides) > 0:
             self.annotation.size = (sides[0], sides[1])
         return self.annotation
@@ -117,8 +119,8 @@ def check_object(
     """One object as box, label and difficult flag.
 
     VOC counts pixels from 1 and includes the last: (xmin, ymin, xmax, ymax) becomes the half-open, 0-based
-    (xmin - 1, ymin - 1, xmax, ymax). A box that reaches up to one pixel out of the image is clipped, since many
-    VOC-like sets count from 0.
+    (xmin - 1, ymin - 1, xmax, ymax). A box that reaches up to one pixel out of the image is clipped, since
+    many VOC-like sets count from 0.
 
     Args:
         annotation: the file that the object stands in.
@@ -149,7 +151,9 @@ def check_object(
     written = f"box ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g})"
     # Equal sides would be one pixel to the letter of VOC; in practice they are slips of the mouse.
     if xmax <= xmin or ymax <= ymin:
-        raise DataError(f"{here}: {written} is degenerate: xmax - xmin = {xmax - xmin:g}, ymax - ymin = {ymax - ymin:g}")
+        raise DataError(
+            f"{here}: {written} is degenerate: xmax - xmin = {xmax - xmin:g}, ymax - ymin = {ymax - ymin:g}"
+        )
     height, width = size
     if xmin < 0 or ymin < 0 or xmax > width + 1 or ymax > height + 1 or xmin > width or ymin > height:
         raise DataError(f"{here}: {written} lies outside of the image of {width} x {height} pixels")

@@ -1,7 +1,7 @@
 """Scores of a detector on labelled images, each with a bootstrap interval over the images.
 
-A metric is one function registered in `METRICS`: it takes detections, targets and class names and returns a
-`score.Measurement`, which gives the value for any weight per image. `run.evaluate` does the rest for every metric.
+A metric is one function registered in `METRICS`: it takes detections, targets and class names and returns
+a `score.Measurement`, which gives the value for any weight per image. `run.evaluate` does the rest.
 """
 
 from typing import TYPE_CHECKING

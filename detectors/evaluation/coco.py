@@ -1,7 +1,8 @@
-"""The COCO scores: average precision over ten IoU thresholds, with area ranges and crowds as in pycocotools."""
+"""The COCO scores: average precision over ten IoU thresholds, areas and crowds as in pycocotools."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,7 +24,12 @@ from detectors.types import Detections, Target
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 MOST_DETECTIONS = 100  # of one class in one image
-AREA_RANGES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+AREA_RANGES = {
+    "all": (0.0, 1e10),
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e10),
+}
 
 
 @METRICS.register("coco")
@@ -32,10 +38,10 @@ def coco(
 ) -> Measurement:
     """COCO: mean over classes and IoU 0.50:0.05:0.95 of 101-point average precision.
 
-    Equal to pycocotools' bbox evaluation, with its details `ap50 ap75 small medium large ar100`. Two things to know:
-    COCO has no difficult boxes, so boxes marked difficult count as any other; and the area that sorts a labelled box into
-    small, medium or large is that of the box, where COCO's own annotations carry the area of the segment. Arguments and
-    errors as in `matching.by_class`.
+    Equal to pycocotools' bbox evaluation, with its details `ap50 ap75 small medium large ar100`. Two things
+    to know: COCO has no difficult boxes, so boxes marked difficult count as any other; and the area that
+    sorts a labelled box into small, medium or large is that of the box, where COCO's own annotations carry
+    the area of the segment. Arguments and errors as in `matching.by_class`.
     """
     matched = [match(rows) for rows in by_class(detections, targets, classes)]
     average = interpolated(RECALL_LEVELS)
@@ -46,9 +52,10 @@ def coco(
 def match(rows: ClassBoxes) -> dict[str, Ranking]:
     """The matching of pycocotools (`COCOeval.evaluateImg`) of one class, for each area range.
 
-    Detections choose in the order of their scores: the free labelled box of highest IoU, the last of equals; boxes that
-    are ignored (crowds, and those outside of the area range) only where no other fits. A crowd can be chosen again and
-    again. A detection that chose an ignored box is ignored, and so is one outside of the area range that chose none.
+    Detections choose in the order of their scores: the free labelled box of highest IoU, the last of equals;
+    boxes that are ignored (crowds, and those outside of the area range) only where no other fits. A crowd
+    can be chosen again and again. A detection that chose an ignored box is ignored, and so is one outside of
+    the area range that chose none.
 
     Returns:
         By the name of the area range, a ranking with the ten thresholds.
@@ -62,8 +69,8 @@ def match(rows: ClassBoxes) -> dict[str, Ranking]:
     chosen = _choose(rows, truth_ignored)  # [D, T, A]
     matched = chosen >= 0
     on_ignored = np.zeros_like(matched)
-    detection, _, range_ = at = np.nonzero(matched)
-    on_ignored[at] = truth_ignored[chosen[at], range_]
+    at = np.nonzero(matched)
+    on_ignored[at] = truth_ignored[chosen[at], at[2]]
     ignored = on_ignored | (~matched & outside[:, None, :])
     hit = matched & ~on_ignored
     return {
@@ -80,7 +87,7 @@ def match(rows: ClassBoxes) -> dict[str, Ranking]:
 def _choose(rows: ClassBoxes, truth_ignored: np.ndarray) -> np.ndarray:
     """The labelled box that each detection takes, `[D, T, A]`, -1 for none.
 
-    Images do not touch each other, so the first detections of all images choose at once, then all second ones.
+    Images are independent, so the first detections of all images choose at once, then all second ones.
     """
     pairs = overlapping(rows, THRESHOLDS[0])
     order = np.lexsort((-pairs.truth, -pairs.iou, pairs.detection))  # what a detection likes best comes first
@@ -100,7 +107,7 @@ def _choose(rows: ClassBoxes, truth_ignored: np.ndarray) -> np.ndarray:
     shape = (len(THRESHOLDS), len(AREA_RANGES))
     chosen = np.full((len(rows.image), *shape), -1)
     taken = np.zeros((len(rows.truth_image), *shape), dtype=np.bool_)
-    for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, end in pairwise(cuts):
         now = by_turn[start:end]
         free = fits[now, :, None] & (~taken[truth[now]] | rows.crowd[truth[now], None, None])
         cost = np.where(free, dislike[now, None, :], 2 * last)
@@ -116,7 +123,9 @@ def _choose(rows: ClassBoxes, truth_ignored: np.ndarray) -> np.ndarray:
 def _details(matched: list[dict[str, Ranking]], average: Average) -> dict[str, float]:
     """The plain values beside the headline, each a mean over the classes that have one."""
     once = np.ones((1, len(matched[0]["all"].positives)), dtype=np.int64)
-    by_threshold = np.stack([average_precisions(ranges["all"], once, average)[0] for ranges in matched], axis=1)
+    by_threshold = np.stack(
+        [average_precisions(ranges["all"], once, average)[0] for ranges in matched], axis=1
+    )
     details = {"ap50": mean_of_defined(by_threshold)[0], "ap75": mean_of_defined(by_threshold)[5]}
     for name in ("small", "medium", "large"):
         values = [average_precisions(ranges[name], once, average).mean() for ranges in matched]

@@ -1,7 +1,7 @@
 """Which detection overlaps which labelled box: the rows of one class, ranked, and their overlapping pairs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ Bools = NDArray[np.bool_]
 class ClassBoxes:
     """All detections and labelled boxes of one class.
 
-    Detections are ranked: best score first, equal scores in the order of the images and, within an image, in the
-    order in which they were given. Labelled boxes keep the order of the images and their own.
+    Detections are ranked: best score first, equal scores in the order of the images and, within an image, in
+    the order in which they were given. Labelled boxes keep the order of the images and their own.
 
     Attributes:
         boxes: `[D, 4]` detections, xyxy, pixels of the original image.
@@ -42,20 +42,12 @@ class ClassBoxes:
     def first(self, count: int) -> "ClassBoxes":
         """Only the `count` best detections of each image."""
         kept = rank_in_group(self.image) < count
-        return ClassBoxes(
-            self.boxes[kept],
-            self.image[kept],
-            self.truth_boxes,
-            self.truth_image,
-            self.difficult,
-            self.crowd,
-            self.images,
-        )
+        return replace(self, boxes=self.boxes[kept], image=self.image[kept])
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Detections and labelled boxes of the same image that overlap enough, ordered by detection, then labelled box.
+    """Detections and labelled boxes of one image that overlap enough, ordered by detection, then box.
 
     Attributes:
         detection: `[P]` row of `ClassBoxes.boxes`, ascending.
@@ -109,8 +101,8 @@ def by_class(
         if wrong.any():
             at = wrong.argmax()
             raise DataError(
-                f"a {what} of image {images[at]} has label {given[at]}, but there are {len(classes)} classes; "
-                "check data.classes against the annotations and the checkpoint"
+                f"a {what} of image {images[at]} has label {given[at]}, but there are {len(classes)} "
+                "classes; check data.classes against the annotations and the checkpoint"
             )
 
     order = np.lexsort((-scores, labels))  # stable, so equal scores keep the order of the images
@@ -134,9 +126,9 @@ def by_class(
 
 
 def overlapping(rows: ClassBoxes, least: float) -> Pairs:
-    """All pairs of a detection and a labelled box of its image whose overlap is at least `least` (0 < least <= 1).
+    """Pairs of a detection and a labelled box of its image that overlap by `least` or more (0 < least <= 1).
 
-    Boxes are half-open, so widths and areas are plain differences, without the devkit's `+ 1` for integer pixels.
+    Boxes are half-open: widths are plain differences, without the devkit's `+ 1` for integer pixels.
     """
     start = np.searchsorted(rows.truth_image, rows.image, side="left")
     count = np.searchsorted(rows.truth_image, rows.image, side="right") - start

@@ -1,8 +1,9 @@
 """Average precision of ranked detections for any weight per image.
 
-A weight of 1 for each image gives the plain value; the counts of a bootstrap resample give exactly what a data set with
-those images repeated would give, because the copies of a detection follow each other in the ranking: within a run of
-equal hits precision is highest at its end, and a run of misses moves no recall. So one matching serves 1000 resamples.
+A weight of 1 for each image gives the plain value. The counts of a bootstrap resample give exactly what a
+data set with those images repeated would give (as long as no two detections of a class share a score),
+because copies of a detection follow each other in the ranking: within a run of equal hits precision is
+highest at its end, and a run of misses moves no recall. So one matching serves 1000 resamples.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -72,7 +73,7 @@ def area(precision: Floats, gained: Ints, positives: Ints) -> Floats:
 
 
 def interpolated(levels: Floats) -> Average:
-    """Mean, over the recall `levels`, of the best precision at that recall or more (0 where it is not reached)."""
+    """Mean over recall `levels` of the best precision at that recall or more (0 where it is not reached)."""
 
     def average(precision: Floats, gained: Ints, positives: Ints) -> Floats:
         recall = np.cumsum(gained, axis=1) / positives[:, None]
@@ -83,8 +84,10 @@ def interpolated(levels: Floats) -> Average:
     return average
 
 
-def measure(label: str, classes: tuple[str, ...], rankings: Sequence[Ranking], average: Average) -> Measurement:
-    """The mean over classes of average precision, itself a mean over thresholds, as a function of image weights.
+def measure(
+    label: str, classes: tuple[str, ...], rankings: Sequence[Ranking], average: Average
+) -> Measurement:
+    """The mean over classes of average precision, itself a mean over thresholds.
 
     A class without a labelled box that counts has nan and is left out of the mean; in a resample likewise.
     """

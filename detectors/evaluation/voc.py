@@ -20,17 +20,15 @@ def voc07(
 ) -> Measurement:
     """VOC 2007: mean over classes of 11-point average precision at IoU 0.5.
 
-    The mean of the best precision at recall >= 0, 0.1, ..., 1 (Everingham et al., IJCV 2010, section 4.2). Matching as
-    in `match`. Arguments and errors as in `matching.by_class`.
+    The mean of the best precision at recall >= 0, 0.1, ..., 1 (Everingham et al., IJCV 2010, section 4.2).
+    Matching as in `match`. Arguments and errors as in `matching.by_class`.
     """
     rankings = [match(rows) for rows in by_class(detections, targets, classes)]
     return measure("mAP (voc07)", classes, rankings, interpolated(ELEVEN_POINTS))
 
 
 @METRICS.register("voc")
-def voc(
-    detections: Sequence[Detections], targets: Sequence[Target], classes: tuple[str, ...]
-) -> Measurement:
+def voc(detections: Sequence[Detections], targets: Sequence[Target], classes: tuple[str, ...]) -> Measurement:
     """VOC since 2010: mean over classes of the area under the precision envelope at IoU 0.5.
 
     Matching as in `match`. Arguments and errors as in `matching.by_class`.
@@ -42,10 +40,11 @@ def voc(
 def match(rows: ClassBoxes, least: float = 0.5) -> Ranking:
     """The devkit's matching (VOCevaldet.m) of one class.
 
-    Each detection is compared with the labelled box it overlaps most, the first of equals. IoU >= `least` is a match, as
-    in the devkit; ssd.pytorch asks for more than that. A match with a difficult box is ignored; a second match with the
-    same box is a false positive, even if another box is free. Difficult boxes are not counted. Crowd regions, which VOC
-    does not have, only excuse: what would be a false positive is ignored where at least half of it lies in one.
+    Each detection is compared with the labelled box it overlaps most, the first of equals. IoU >= `least` is
+    a match, as in the devkit (ssd.pytorch wants IoU > 0.5). A match with a difficult box is ignored; a
+    second match with the same box is a false positive, even where another box is free. Difficult boxes are
+    not counted. Crowd regions, which VOC does not have, only excuse: what would be a false positive is
+    ignored where a share of `least` of it lies in one.
 
     Returns:
         A ranking with one threshold.
@@ -53,7 +52,7 @@ def match(rows: ClassBoxes, least: float = 0.5) -> Ranking:
     pairs = overlapping(rows, least)
     crowd = rows.crowd[pairs.truth]
     detection, truth, iou = pairs.detection[~crowd], pairs.truth[~crowd], pairs.iou[~crowd]
-    best = np.lexsort((truth, -iou, detection))
+    best = np.lexsort((-iou, detection))  # stable: of equals the first labelled box
     best = best[rank_in_group(detection[best]) == 0]
     detection, truth = detection[best], truth[best]
 

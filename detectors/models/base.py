@@ -36,7 +36,12 @@ class Detector(nn.Module):
     anchors: Tensor
 
     def __init__(
-        self, spec: DetectorSpec, network: nn.Module, anchors: AnchorSpec, size: tuple[int, int], normalise: Normalise
+        self,
+        spec: DetectorSpec,
+        network: nn.Module,
+        anchors: AnchorSpec,
+        size: tuple[int, int],
+        normalise: Normalise,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -73,7 +78,9 @@ class Detector(nn.Module):
         """Named loss terms, scalars whose sum is minimised; target boxes in pixels of the network's input."""
         height, width = self.size
         scale = self.anchors.new_tensor([width, height, width, height])
-        return multibox_loss(outputs, self.anchors, [t.boxes / scale for t in targets], [t.labels for t in targets])
+        return multibox_loss(
+            outputs, self.anchors, [t.boxes / scale for t in targets], [t.labels for t in targets]
+        )
 
     def detect(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """Raw outputs to detections in pixels of the original images, whose (height, width) are `sizes`."""
@@ -110,7 +117,9 @@ class Detector(nn.Module):
         single = sizes is None
         if sizes is None:
             if images.ndim != 3 or images.shape[0] != 3:
-                raise ValueError(f"one image is [3, height, width], got {list(images.shape)}; a batch needs its sizes")
+                raise ValueError(
+                    f"one image is [3, height, width], got {list(images.shape)}; a batch needs its sizes"
+                )
             sizes = [(images.shape[1], images.shape[2])]
             images = to_size(images, self.size)[None].to(self.anchors.device)
             images = images.float() / 255 if images.dtype == torch.uint8 else images

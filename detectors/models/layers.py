@@ -41,7 +41,9 @@ class Normalise(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
+    def __init__(
+        self, mean: tuple[float, float, float], std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    ) -> None:
         super().__init__()
         # Not in the state dict: they belong to the architecture, not to what was learnt.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -58,7 +60,14 @@ def scaled(channels: int, width: float) -> int:
 
 
 def conv_block(
-    inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, dilation: int = 1, bn: bool = False
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    bn: bool = False,
 ) -> list[nn.Module]:
     """Convolution, batch norm if asked for (then without bias), ReLU."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=not bn)

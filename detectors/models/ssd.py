@@ -49,7 +49,13 @@ class SSDNetwork(nn.Module):
     """
 
     def __init__(
-        self, backbone: VGG16, extras: _Extras, outputs: int, anchors: AnchorSpec, width: float = 1.0, bn: bool = False
+        self,
+        backbone: VGG16,
+        extras: _Extras,
+        outputs: int,
+        anchors: AnchorSpec,
+        width: float = 1.0,
+        bn: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -63,8 +69,12 @@ class SSDNetwork(nn.Module):
             self.extras.append(nn.Sequential(*block))
             depths.append(full)
         cells = [level.per_cell for level in anchors.levels]
-        self.loc = nn.ModuleList(nn.Conv2d(d, n * 4, 3, padding=1) for d, n in zip(depths, cells, strict=True))
-        self.conf = nn.ModuleList(nn.Conv2d(d, n * outputs, 3, padding=1) for d, n in zip(depths, cells, strict=True))
+        self.loc = nn.ModuleList(
+            nn.Conv2d(d, n * 4, 3, padding=1) for d, n in zip(depths, cells, strict=True)
+        )
+        self.conf = nn.ModuleList(
+            nn.Conv2d(d, n * outputs, 3, padding=1) for d, n in zip(depths, cells, strict=True)
+        )
         initialise(self)
 
     def forward(self, x: Tensor) -> HeadMaps:
@@ -113,7 +123,9 @@ def ssd_vgg16_bn(
     if not 0 < width <= 4:
         raise ConfigError(f"{spec.name}: width={width} is not between 0 and 4")
     if len(scales) != 2 or not 0 < scales[0] < scales[1]:
-        raise ConfigError(f"{spec.name}: scales={list(scales)} is not [smallest, largest] with 0 < smallest < largest")
+        raise ConfigError(
+            f"{spec.name}: scales={list(scales)} is not [smallest, largest] with 0 < smallest < largest"
+        )
     maps = VGG16.map_sizes((height, width_px))
     # Halve until a map has fewer than three cells across, up to the six maps of SSD300.
     while len(maps) < 6 and min(maps[-1]) > 2:

@@ -1,0 +1,169 @@
+"""What a network costs, in closed form for each layer, so that a plan can be priced before it is built.
+
+A MAC is one multiply and add of a convolution or linear layer; batch norm, activations, pooling, resizing and the
+post-processing are not counted, as in torch.utils.flop_counter, whose count is exactly twice ours. Batch 1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs at batch 1.
+
+    Attributes:
+        macs: multiply-adds of one image.
+        params: elements of all parameters.
+        bytes: parameters and buffers as a weight file stores them, without the file's own headers.
+    """
+
+    macs: int
+    params: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.macs / 1e9:.3f} GMACs, {self.params / 1e6:.3f} M parameters, {self.bytes / 1e6:.2f} MB"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer with weights, priced as a function of its widths.
+
+    Attributes:
+        name: module name.
+        inputs: channels read.
+        outputs: channels made.
+        pair_params: weights for each pair of an input and an output channel (kernel height x width).
+        pair_macs: multiply-adds for each such pair and image.
+        groups: convolution groups; a pair counts only inside its group.
+        output_params: parameters for each output channel, such as a bias, or a norm's scale and shift.
+        output_buffers: buffer elements for each output channel, such as running statistics.
+        fixed_bytes: bytes that do not depend on widths.
+        element: bytes of one parameter or float buffer.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    pair_params: int
+    pair_macs: int
+    groups: int
+    output_params: int
+    output_buffers: int
+    fixed_bytes: int
+    element: int
+
+    def cost(self, inputs: int, outputs: int) -> Cost:
+        """The cost at other widths; a depthwise layer keeps one input for each group."""
+        groups = outputs if self.groups == self.outputs == self.inputs else self.groups
+        pairs = inputs * outputs // groups
+        params = pairs * self.pair_params + outputs * self.output_params
+        stored = (params + outputs * self.output_buffers) * self.element + self.fixed_bytes
+        return Cost(pairs * self.pair_macs, params, stored)
+
+
+def layers_of(model: nn.Module, inputs: Tensor) -> tuple[Layer, ...]:
+    """Every layer with weights, in the order of execution, from one forward pass that records sizes.
+
+    Args:
+        model: any network; left in the mode it was in.
+        inputs: what `model` takes, batch 1; may live on the meta device together with the model.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    positions: dict[nn.Module, int] = {}
+
+    def record(module: nn.Module, args: Any, output: Any) -> None:
+        # A transposed convolution multiplies at each input position, everything else at each output position.
+        tensor = args[0] if isinstance(module, nn.ConvTranspose2d) else output
+        channels = tensor.shape[-1] if isinstance(module, nn.Linear) else tensor.shape[1]
+        positions[module] = positions.get(module, 0) + tensor.numel() // (tensor.shape[0] * channels)
+
+    weighted = [m for m in names if any(True for _ in m.parameters(recurse=False))]
+    hooks = [module.register_forward_hook(record) for module in weighted]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    unused = [module for module in weighted if module not in positions]
+    return tuple(_layer(names[module], module, positions.get(module, 0)) for module in [*positions, *unused])
+
+
+def total(costs: Any) -> Cost:
+    """The sum of some costs."""
+    macs = params = stored = 0
+    for cost in costs:
+        macs, params, stored = macs + cost.macs, params + cost.params, stored + cost.bytes
+    return Cost(macs, params, stored)
+
+
+def cost_of_layers(layers: tuple[Layer, ...], widths: Mapping[str, tuple[int, int]] | None = None) -> Cost:
+    """The whole cost, with the (inputs, outputs) of some layers changed."""
+    widths = widths or {}
+    return total(layer.cost(*widths.get(layer.name, (layer.inputs, layer.outputs))) for layer in layers)
+
+
+def cost_of(model: nn.Module, inputs: Tensor | None = None) -> Cost:
+    """The cost of a network as it is.
+
+    Args:
+        model: a network; of a detector, its `network` at its `size` is meant.
+        inputs: what a bare network takes, batch 1; not needed for a detector.
+    """
+    model, inputs = subject(model, inputs)
+    return cost_of_layers(layers_of(model, inputs))
+
+
+def subject(model: nn.Module, inputs: Tensor | None = None) -> tuple[nn.Module, Tensor]:
+    """What is traced, counted and timed: a detector's `network` with one image, or a bare network with its inputs."""
+    if inputs is not None:
+        return model, inputs
+    detector: Any = model
+    parameter = next(detector.network.parameters())
+    return detector.network, torch.zeros(1, 3, *detector.size, dtype=parameter.dtype, device=parameter.device)
+
+
+def _layer(name: str, module: Any, positions: int) -> Layer:
+    own = list(module.parameters(recurse=False))
+    buffers = [
+        b for key, b in module.named_buffers(recurse=False) if key not in module._non_persistent_buffers_set
+    ]
+    element = own[0].element_size()
+    match module:
+        case nn.Conv2d() | nn.ConvTranspose2d():
+            kernel = module.kernel_size[0] * module.kernel_size[1]
+            inputs, outputs, groups = module.in_channels, module.out_channels, module.groups
+            return Layer(
+                name,
+                inputs,
+                outputs,
+                kernel,
+                kernel * positions,
+                groups,
+                int(module.bias is not None),
+                0,
+                0,
+                element,
+            )
+        case nn.Linear():
+            bias = int(module.bias is not None)
+            return Layer(name, module.in_features, module.out_features, 1, positions, 1, bias, 0, 0, element)
+    # Norms and scales: everything is as long as there are channels, but for counters such as num_batches_tracked.
+    channels = len(own[0])
+    if all(p.shape == (channels,) for p in own):
+        wide = [b for b in buffers if b.shape == (channels,)]
+        fixed = sum(b.numel() * b.element_size() for b in buffers if b.shape != (channels,))
+        return Layer(name, channels, channels, 0, 0, channels, len(own), len(wide), fixed, element)
+    fixed_params = sum(p.numel() for p in own)
+    fixed = sum(t.numel() * t.element_size() for t in [*own, *buffers])
+    # An unknown layer: its parameters as one "output" whose width no plan changes.
+    return Layer(name, 1, 1, 0, 0, 1, fixed_params, 0, fixed - fixed_params * element, element)

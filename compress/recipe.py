@@ -1,0 +1,64 @@
+"""Everything a recipe may hold. Imports no torch: a typo is answered at once."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from detectors.settings import DataConfig, DetectorConfig, EvalConfig, TrainConfig, setting
+
+
+@dataclass
+class BudgetConfig:
+    """What the slim model may cost; all that are given must hold."""
+
+    macs: str | None = setting(
+        None, "multiply-adds of one image: 50%, 800M or 1.2G; a share is of the first model"
+    )
+    params: str | None = setting(None, "parameters: 25%, 8M or 300k")
+
+
+@dataclass
+class PruneConfig:
+    """Which channels go, how many, in how many rounds."""
+
+    budget: BudgetConfig = setting(BudgetConfig, "what the slim model may cost")
+    ratio: float | None = setting(None, "instead of a budget: this share of every layer goes, rounded down")
+    criterion: str = setting("l1", "a criterion of `--list`: what makes a channel worth keeping")
+    choice: Literal["uniform", "global"] = setting(
+        "uniform", "uniform: the same share everywhere; global: one ranking"
+    )
+    order: Literal["parallel", "sequential"] = setting(
+        "parallel",
+        "sequential: score each layer on weights already narrowed by the layers before it (uniform only)",
+    )
+    skip: list[str] = setting([], "globs of layers to keep whole, such as backbone.features.0 or extras.*")
+    multiple: int = setting(8, "widths are multiples of this")
+    floor: float = setting(
+        0.05, "no layer keeps less than this share of its first width (nor less than `multiple`)"
+    )
+    largest_cut: float = setting(0.9, "no layer loses more than this share of its channels in one round")
+    rounds: int = setting(
+        1, "rounds of cutting and fine-tuning; the budget is approached by equal relative cuts"
+    )
+    epochs: list[int] | None = setting(
+        None, "fine-tuning epochs of each round; null: finetune.epochs in every round"
+    )
+    recalibrate: Literal["none", "bn"] = setting("bn", "bn: after a cut, measure batch norm statistics anew")
+    recalibration_images: int = setting(512, "training images that the statistics are measured on, at most")
+    latency_runs: int = setting(30, "timed forward passes behind each latency; 0: none")
+
+
+@dataclass
+class Recipe:
+    """What to train and how to compress it."""
+
+    detector: DetectorConfig = setting(DetectorConfig, "which detector")
+    data: DataConfig = setting(DataConfig, "which data")
+    train: TrainConfig = setting(TrainConfig, "train.py")
+    eval: EvalConfig = setting(EvalConfig, "scoring, in every command")
+    prune: PruneConfig = setting(PruneConfig, "prune.py")
+    finetune: TrainConfig = setting(TrainConfig, "finetune.py, and the fine-tuning in each round of prune.py")
+    model: str | None = setting(None, "a checkpoint to start from, full or slim, ours or published")
+    out: str | None = setting(
+        None, "run folder; null: weights/RECIPE for training, prunes/RECIPE for pruning"
+    )
+    dry_run: bool = setting(False, "say what would be done, and stop before doing it")

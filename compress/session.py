@@ -1,0 +1,196 @@
+"""From a recipe to the objects that a command works on: detector, data, loaders, score, run folder."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from compress.recipe import Recipe
+from detectors.checkpoint import class_difference, detector_in, is_ours, load_backbone, parse, read
+from detectors.config import dump, load
+from detectors.data import Dataset
+from detectors.data import build as build_data
+from detectors.data.loader import TrainLoader, eval_loader, train_loader
+from detectors.engine.distributed import Place, wait
+from detectors.errors import ConfigError, RunError
+from detectors.evaluation.run import Score, evaluate
+from detectors.files import held, write_text
+from detectors.models import build
+from detectors.models.base import Detector
+from detectors.postprocess import PostprocessOptions
+from detectors.settings import TrainConfig
+
+Split = Literal["train", "test"]
+
+# These change how fast a run goes, never what it gives, so a run may be resumed with others.
+_FREE = {
+    "data": ("workers", "cache"),
+    "eval": ("batch",),
+    "train": ("save_every",),
+    "finetune": ("save_every",),
+}
+
+
+def open_all(recipe: Recipe, splits: Sequence[Split], place: Place) -> tuple[Detector, list[Dataset]]:
+    """The detector of a recipe on its device, and the data of some splits with the same classes.
+
+    Raises:
+        UserError: data, checkpoint and recipe that are broken or do not fit each other.
+    """
+    payload = read(recipe.model) if recipe.model else None
+    known = parse(payload, str(recipe.model)).spec.classes if is_ours(payload) else None
+    datasets = [build_data(recipe.data, split, known) for split in splits]
+    classes = known or datasets[0].classes
+    for dataset in datasets:
+        if dataset.classes != classes:
+            if known is None:
+                raise ConfigError(
+                    f"the splits have different classes: {list(classes)} and {list(dataset.classes)}"
+                )
+            raise ConfigError(f"{recipe.model}: {class_difference(dataset.classes, classes)}")
+    torch.manual_seed(recipe.train.seed)
+    options = _options(recipe)
+    if payload is not None:
+        detector = detector_in(payload, str(recipe.model), recipe.detector.name, classes, **options)
+    elif recipe.detector.name is None:
+        raise ConfigError(
+            "neither detector.name nor model is given: name a detector to build, or a checkpoint to start from"
+        )
+    else:
+        detector = build(recipe.detector.name, classes, **options)
+        if recipe.detector.backbone_weights:
+            load_backbone(detector, recipe.detector.backbone_weights)
+    scoring = recipe.eval
+    detector.postprocess = PostprocessOptions(
+        scoring.score_threshold, scoring.nms_iou, scoring.top_k, scoring.keep
+    )
+    return detector.to(place.device), datasets
+
+
+def need_model(recipe: Recipe, command: str) -> str:
+    """The recipe's checkpoint; raises ConfigError where it names none."""
+    if recipe.model is None:
+        raise ConfigError(f"{command} works on a trained detector: add model=PATH")
+    return recipe.model
+
+
+def loader_of(
+    recipe: Recipe, settings: TrainConfig, dataset: Dataset, detector: Detector, place: Place
+) -> TrainLoader:
+    """Training batches as a recipe wants them."""
+    return train_loader(
+        dataset,
+        size=detector.size,
+        batch=settings.batch,
+        augment=recipe.data.augment,
+        seed=settings.seed,
+        workers=recipe.data.workers,
+        difficult=recipe.data.difficult,
+        rank=place.rank,
+        world=place.world,
+    )
+
+
+def score_of(recipe: Recipe, detector: Detector, dataset: Dataset, place: Place) -> Score:
+    """How well a detector does on a data set, by the metric of the recipe; the same on every process."""
+    loader = eval_loader(
+        dataset,
+        size=detector.size,
+        batch=recipe.eval.batch,
+        workers=recipe.data.workers,
+        rank=place.rank,
+        world=place.world,
+    )
+    return evaluate(
+        detector.predict,
+        loader,
+        detector.spec.classes,
+        metric=recipe.eval.metric,
+        bootstrap=recipe.eval.bootstrap,
+        device=place.device,
+    )
+
+
+@contextmanager
+def run_folder(recipe: Recipe, default: Path, sections: Sequence[str], place: Place) -> Iterator[Path]:
+    """The folder of a run, held against other processes, with its recipe in it.
+
+    Args:
+        recipe: `out` names the folder.
+        default: the folder where `out` is null.
+        sections: the parts of the recipe that decide what this run gives.
+        place: only the leading process locks and writes.
+
+    Raises:
+        RunError: the folder is held, cannot be written, or is of a run with other settings.
+    """
+    folder = Path(recipe.out) if recipe.out else default
+    if not place.leads:
+        wait(place)
+        yield folder
+        return
+    with held(folder):
+        saved = folder / "recipe.yaml"
+        if saved.exists():
+            _check_same(load(Recipe, saved), recipe, sections, folder)
+        else:
+            write_text(saved, dump(recipe))
+        wait(place)
+        yield folder
+
+
+def describe(dataset: Dataset, split: str, limit: int = 5) -> str:
+    """Counts of images and of boxes for each class, and what was left out."""
+    from detectors.data.loader import class_counts
+
+    counts = class_counts(dataset)
+    text = f"{split}: {len(dataset)} images, {sum(counts.values())} boxes (" + ", ".join(
+        f"{name} {count}" for name, count in counts.items()
+    )
+    lines = [text + ")"]
+    if dataset.skipped:
+        lines.append(f"{split}: left out {len(dataset.skipped)} broken samples:")
+        lines += [f"  {line}" for line in dataset.skipped[:limit]]
+        lines += [f"  and {len(dataset.skipped) - limit} more"] * (len(dataset.skipped) > limit)
+    return "\n".join(lines)
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    """The builder's options: those that every detector may have, and the free ones."""
+    common = {"size": recipe.detector.size, "width": recipe.detector.width}
+    given = {key: value for key, value in common.items() if value is not None}
+    return {**given, **recipe.detector.options}
+
+
+def _check_same(saved: Recipe, recipe: Recipe, sections: Sequence[str], folder: Path) -> None:
+    for section in sections:
+        before, now = (_flat({section: _plain(getattr(r, section))}) for r in (saved, recipe))
+        free = [f"{section}.{key}" for key in _FREE.get(section, ())]
+        for key in sorted((before.keys() | now.keys()) - set(free)):
+            if before.get(key) != now.get(key):
+                raise RunError(
+                    f"{folder} holds a run with {key}={before.get(key)}, and this recipe says {now.get(key)}; "
+                    "to keep that run give this one its own folder with out=PATH, or delete the folder to start over"
+                )
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def share(part: float, whole: float) -> str:
+    """A cost as a share of another, for tables."""
+    return f"{part / whole:.1%}" if whole and math.isfinite(part) else "-"

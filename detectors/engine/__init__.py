@@ -1,0 +1,1 @@
+"""Training: one function, handed the objects it works on."""

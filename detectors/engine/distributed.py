@@ -1,0 +1,62 @@
+"""One process or several: joins torchrun's group where there is one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands.
+
+    Attributes:
+        rank: 0 to world - 1; rank 0 prints and writes.
+        world: number of processes.
+        device: where tensors go.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process prints and writes."""
+        return self.rank == 0
+
+
+@contextmanager
+def joined() -> Iterator[Place]:
+    """Joins the group that torchrun's environment describes, or stands alone; uses CUDA where there is some."""
+    cuda = torch.cuda.is_available()
+    if "RANK" not in os.environ:
+        yield Place(0, 1, torch.device("cuda" if cuda else "cpu"))
+        return
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield Place(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def any_rank(flag: bool, place: Place) -> bool:
+    """Whether the flag is set on any process; every process must ask at the same point."""
+    if place.world == 1:
+        return flag
+    shared = torch.tensor(float(flag), device=place.device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return bool(shared.item())
+
+
+def wait(place: Place) -> None:
+    """Waits until every process is here."""
+    if place.world > 1:
+        dist.barrier()

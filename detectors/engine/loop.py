@@ -1,0 +1,263 @@
+"""`fit`: the one training loop, which can be stopped and resumed at any step."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from detectors.checkpoint import checkpoint_of, read, restore, write
+from detectors.checkpoint import parse as parse_checkpoint
+from detectors.engine.console import steps
+from detectors.engine.distributed import Place, any_rank, wait
+from detectors.engine.optim import optimizer_of, schedule_of
+from detectors.errors import CheckpointError, TrainingError
+from detectors.models.base import Detector
+from detectors.settings import TrainConfig
+from detectors.types import Batch, Target
+
+
+class Loader(Protocol):
+    """Batches in an order, and with random numbers, that depend on the epoch alone."""
+
+    steps: int
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from a step on."""
+        ...
+
+
+class Interrupted(Exception):
+    """Training was stopped by a signal, after saving its state; the message says where it stands."""
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        epoch: epochs completed.
+        step: steps done in the epoch under way.
+        sums: loss terms summed over those steps.
+        history: for each completed epoch its number and mean loss terms.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    detector: Detector,
+    loader: Loader,
+    settings: TrainConfig,
+    *,
+    place: Place,
+    state_file: Path | None = None,
+    title: str = "training",
+) -> list[dict[str, float]]:
+    """Trains a detector in place and leaves it in evaluation mode.
+
+    A run that was stopped goes on from `state_file` and ends, on a CPU with the same thread count, with the weights
+    of an unbroken run to the bit: nothing random happens outside the loader.
+
+    Args:
+        detector: already on `place.device`.
+        loader: the training data.
+        settings: epochs, optimizer and schedule.
+        place: this process among those that train together.
+        state_file: where to keep the resumable state; None: nowhere.
+        title: in front of the progress bar.
+
+    Returns:
+        For each epoch its number, mean loss terms, learning rate and seconds.
+
+    Raises:
+        TrainingError: a loss or weight that is not finite; the state file then holds the last good epoch.
+        Interrupted: SIGINT or SIGTERM came; the state file holds the step it came at.
+    """
+    if settings.channels_last:
+        detector.to(memory_format=torch.channels_last)
+    optimizer = optimizer_of(detector, settings)
+    schedule = schedule_of(optimizer, settings, settings.epochs * loader.steps)
+    progress = Progress()
+    if state_file is not None and state_file.exists():
+        progress = _resume(state_file, detector, optimizer, schedule)
+        if place.leads:
+            print(f"resuming {state_file} after epoch {progress.epoch}, step {progress.step}", flush=True)
+
+    def keep() -> None:
+        if state_file is not None and place.leads:
+            _check_weights(detector, state_file, progress)
+            _save(state_file, detector, optimizer, schedule, progress)
+        wait(place)
+
+    compute = _losses_of(detector, place)
+    detector.train()
+    with _stop_signals() as stop:
+        while progress.epoch < settings.epochs:
+            started = time.monotonic()
+            rate = schedule.get_last_lr()[0]
+            name = f"{title} {progress.epoch + 1}/{settings.epochs}"
+            with steps(name, loader.steps, done=progress.step, show=place.leads) as report:
+                for batch in loader.epoch(progress.epoch, progress.step):
+                    values = _step(compute, batch.to(place.device), optimizer, settings)
+                    _check_losses(values, progress, state_file)
+                    schedule.step()
+                    progress.step += 1
+                    for key, value in values.items():
+                        progress.sums[key] = progress.sums.get(key, 0.0) + value
+                    mean = sum(progress.sums.values()) / progress.step
+                    report(f"loss {mean:.3f}, lr {rate:.2g}", images=len(batch.targets))
+                    if any_rank(stop.is_set(), place):
+                        keep()
+                        where = f"epoch {progress.epoch + 1}, step {progress.step}"
+                        raise Interrupted(
+                            f"stopped at {where}" + (f"; saved {state_file}" if state_file else "")
+                        )
+            means = {key: total / max(progress.step, 1) for key, total in progress.sums.items()}
+            seconds = time.monotonic() - started
+            progress.history.append({"epoch": progress.epoch + 1, **means, "lr": rate, "seconds": seconds})
+            progress = Progress(progress.epoch + 1, 0, {}, progress.history)
+            if progress.epoch % settings.save_every == 0 or progress.epoch == settings.epochs:
+                keep()
+    detector.eval()
+    return progress.history
+
+
+def _step(
+    compute: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, settings: TrainConfig
+) -> dict[str, float]:
+    """One optimizer step; the values of the loss terms. Leaves the weights alone where a loss is not finite."""
+    images = batch.images
+    if settings.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        terms: dict[str, Tensor] = compute(images, batch.targets)
+    loss = torch.stack(list(terms.values())).sum()
+    values = {key: float(value.detach()) for key, value in terms.items()}
+    if not all(math.isfinite(value) for value in values.values()):
+        return values
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if settings.clip_norm is not None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+    optimizer.step()
+    return values
+
+
+class _Losses(nn.Module):
+    """`detector.losses` as a forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+        return self.detector.losses(images, targets)
+
+
+def _losses_of(detector: Detector, place: Place) -> nn.Module:
+    compute = _Losses(detector)
+    if place.world == 1:
+        return compute
+    return DistributedDataParallel(
+        compute, device_ids=[place.device] if place.device.type == "cuda" else None
+    )
+
+
+def _check_losses(values: dict[str, float], progress: Progress, state_file: Path | None) -> None:
+    if all(math.isfinite(value) for value in values.values()):
+        return
+    terms = ", ".join(f"{key} {value:g}" for key, value in values.items())
+    where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
+    raise TrainingError(f"the loss is not finite ({terms}) at {where}; {_last_good(state_file)}")
+
+
+def _check_weights(detector: Detector, state_file: Path, progress: Progress) -> None:
+    for name, tensor in detector.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(
+                f"{name} is not finite after epoch {progress.epoch}; {_last_good(state_file)}"
+            )
+
+
+def _last_good(state_file: Path | None) -> str:
+    kept = (
+        f"the last good checkpoint is {state_file}; "
+        if state_file is not None and state_file.exists()
+        else ""
+    )
+    return (
+        f"{kept}lower the learning rate, add warm-up or set clip_norm, and start again with another out=PATH"
+    )
+
+
+def _save(
+    path: Path, detector: Detector, optimizer: torch.optim.Optimizer, schedule: Any, progress: Progress
+) -> None:
+    training = {
+        "optimizer": optimizer.state_dict(),
+        "schedule": {"last_epoch": schedule.last_epoch, "last_lr": schedule.get_last_lr()},
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "sums": progress.sums,
+        "history": progress.history,
+    }
+    write(path, checkpoint_of(detector), training=training)
+
+
+def _resume(path: Path, detector: Detector, optimizer: torch.optim.Optimizer, schedule: Any) -> Progress:
+    payload = read(path)
+    checkpoint = parse_checkpoint(payload, str(path))
+    if "training" not in payload:
+        raise CheckpointError(
+            f"{path} holds weights but no training state; start from it with model={path} out=PATH"
+        )
+    saved = restore(checkpoint, str(path))
+    try:
+        detector.load_state_dict(saved.state_dict())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(
+            f"{path} is the state of another detector: {reason}; choose another out=PATH"
+        ) from None
+    training = payload["training"]
+    optimizer.load_state_dict(training["optimizer"])
+    schedule.load_state_dict(
+        {**schedule.state_dict(), **training["schedule"], "_last_lr": training["schedule"]["last_lr"]}
+    )
+    return Progress(training["epoch"], training["step"], dict(training["sums"]), list(training["history"]))
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Turns SIGINT and SIGTERM into a flag, so that the step under way is finished; a second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,42 @@
+"""The optimizer and the course of its learning rate, from the settings of a recipe."""
+
+import math
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from detectors.settings import TrainConfig
+
+
+def optimizer_of(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9 or AdamW; biases and norm scales decay only if the settings say so."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if settings.decay_norm_and_bias:
+        groups = [{"params": parameters}]
+    else:
+        # Convolutions and linear layers have weights of two or more dimensions; norms and biases have one.
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def schedule_of(optimizer: torch.optim.Optimizer, settings: TrainConfig, steps: int) -> LambdaLR:
+    """The learning rate as a function of the step, for a training of that many steps."""
+    return LambdaLR(optimizer, lambda step: lr_factor(settings, step / max(steps, 1)))
+
+
+def lr_factor(settings: TrainConfig, progress: float) -> float:
+    """The share of the peak learning rate that applies when `progress` (0..1) of the training is done."""
+    if progress < settings.warmup:
+        return 0.01 + 0.99 * progress / settings.warmup
+    if settings.schedule == "constant":
+        return 1.0
+    if settings.schedule == "multistep":
+        return float(0.1 ** sum(progress >= milestone for milestone in settings.milestones))
+    cooling = (progress - settings.warmup) / max(1 - settings.warmup, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * min(cooling, 1.0)))
