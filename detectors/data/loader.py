@@ -33,9 +33,9 @@ class TrainLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from step `first_step` on, just as the whole epoch would give them.
 
-        Images are float32 in 0..1 at the size of the loader; boxes are in pixels of these images. With several
-        ranks each gets its part of every batch; the last one is filled up from the start of the epoch's order
-        until it can be shared out evenly. Ask for one epoch at a time: the next one ends it.
+        Images are float32 in 0..1 at the size of the loader; boxes are in pixels of these images. Of
+        several ranks each gets its part of every batch; the last one is filled up from the start of the
+        epoch's order until it can be shared out evenly. One epoch at a time: asking for the next ends it.
 
         Raises:
             DataError: an image is broken.
@@ -67,7 +67,7 @@ def train_loader(
 ) -> TrainLoader:
     """Shuffled, augmented batches.
 
-    A sample is a function of (seed, epoch, index), and the order of an epoch one of (seed, epoch): neither the
+    A sample is a function of (seed, epoch, index), the order of an epoch one of (seed, epoch): neither the
     number of workers nor a start inside an epoch changes a bit. The global random state is left as it is.
 
     Args:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 
-# Periods of stripes, checks and dots across a figure: enough to show in thin parts such as the arms of a cross,
+# Periods of stripes, checks and dots across a figure: enough to show in thin parts such as a cross,
 # few enough to show in a figure of 32 pixels.
 PERIODS = 4.0
 
@@ -85,7 +85,7 @@ TEXTURES: dict[str, Callable[[Array, Array], Array] | None] = {
 def class_names() -> list[str]:
     """All 40 names, such as "striped disc", in an order of which any start mixes shapes and textures.
 
-    Squares of the table of shapes x textures, each within the next: 4 names are 2 shapes x 2 textures, 9 are 3 x 3.
+    Squares of the table of shapes x textures, each in the next: 4 names are 2 shapes x 2 textures.
     So neither the shape alone nor the texture alone tells the classes apart.
     """
     cells = [(s, t) for s in range(len(SHAPES)) for t in range(len(TEXTURES))]

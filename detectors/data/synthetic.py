@@ -216,7 +216,7 @@ def _check(knobs: SyntheticConfig) -> None:
         ("objects", _is_range(knobs.objects) and knobs.objects[0] >= 0, "must be [fewest, most], from 0 up"),
         (
             "object_size",
-            _is_range(knobs.object_size) and 0 < min(knobs.object_size) and max(knobs.object_size) < 1,
+            _is_range(knobs.object_size) and min(knobs.object_size) > 0 and max(knobs.object_size) < 1,
             "must be [smallest, largest], above 0 and below 1",
         ),
         ("clutter", 0 <= knobs.clutter <= 1, "must be 0 to 1"),

@@ -23,7 +23,7 @@ SMALLEST_SIDE = 1.0
 # "light": least share of the image's area in the window, and largest factor between their aspect ratios.
 LIGHT_AREA = 0.6
 LIGHT_ASPECT = 1.2
-# "light": least share of a box in the window that keeps it. Laxer than SSD's rule that the centre lies inside:
+# "light": least share of a box in the window that keeps it. Laxer than SSD's rule of the centre:
 # less of the objects is trained as ground.
 LIGHT_VISIBLE = 0.3
 # "light": largest change of brightness, contrast and saturation, as a factor 1 +- this.
@@ -34,8 +34,8 @@ LUMA = (0.299, 0.587, 0.114)
 
 @AUGMENTATIONS.register("ssd")
 def ssd(size: tuple[int, int]) -> Augmentation:
-    """The SSD paper's, section 2.2: colours, zooming out, IoU crops, flip; for large sets and long training."""
-    # The paper's crops are the defaults of v2.RandomIoUCrop: as it is, unconstrained, or a least IoU of .1 to .9.
+    """The SSD paper's, section 2.2: colours, zooming out, IoU crops, flip; for large sets, long training."""
+    # The paper's crops are RandomIoUCrop's defaults: as it is, unconstrained, or a least IoU of .1 to .9.
     steps = (
         v2.RandomPhotometricDistort(),
         v2.RandomZoomOut(fill={tv_tensors.Image: MEAN_COLOUR, "others": 0}, side_range=(1.0, 4.0), p=0.5),
@@ -72,7 +72,7 @@ def _ssd(
         # A crop is drawn for a box; where there is none it would be drawn over and over.
         if len(boxes) or not isinstance(step, v2.RandomIoUCrop):
             image, boxes = step(image, boxes)
-    # Boxes stay in their order through all steps, and those that a crop lost have become empty: the flags fit.
+    # Boxes stay in their order through all steps, and those that a crop lost become empty: the flags fit.
     moved = Target(boxes.as_subclass(Tensor), target.labels, target.difficult, target.crowd)
     return _fit(image.as_subclass(Tensor), moved, size=size)
 
@@ -84,7 +84,7 @@ def _light(image: Tensor, target: Target, *, size: tuple[int, int]) -> tuple[Ten
         window, kept = (0, 0, image.shape[-2], image.shape[-1]), target
     top, left, height, width = window
     moved = Target(kept.boxes - torch.tensor([left, top, left, top]), kept.labels, kept.difficult, kept.crowd)
-    # A window is a view, so the first pass over pixels is the resize, and the next ones see the small image only.
+    # A window is a view, so the first pass over pixels is the resize, and the others see the small image.
     image, target = _flip(image[:, top : top + height, left : left + width], moved, size=size)
     return _shift_colours(image), target
 

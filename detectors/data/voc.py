@@ -1,10 +1,10 @@
 """Folders laid out like PASCAL VOC: ImageSets/Main/SPLIT.txt, Annotations/ID.xml, JPEGImages/ID.jpg."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,12 +80,15 @@ class VocDataset:
 @DATASETS.register("voc")
 def voc(config: DataConfig, split: Split, classes: tuple[str, ...] | None = None) -> VocDataset:
     """Folders laid out like PASCAL VOC, below data.root; years as in data.train=[VOC2007/trainval]."""
-    listed = list_images(Path(config.root), config.train if split == "train" else config.test)
+    listed = list_images(config.root, config.train if split == "train" else config.test)
+    known = tuple(config.classes or classes or ())
+    # Both splits are searched, so that training and scoring arrive at the same list.
+    searched = [] if known else list_images(config.root, config.train) + list_images(config.root, config.test)
     if config.max_side is not None and config.max_side < 1:
         raise ConfigError(f"data.max_side={config.max_side} must be at least 1 pixel, or null")
     faults = Faults(config.on_error)
     with advised():
-        known = tuple(config.classes or classes or find_classes(config))
+        known = known or find_classes(dict.fromkeys(searched), config.on_error)
         samples, cached = _load(listed, known, config, faults)
     if not samples:
         raise DataError(
@@ -94,7 +97,7 @@ def voc(config: DataConfig, split: Split, classes: tuple[str, ...] | None = None
     return VocDataset(known, samples, cached, faults.lines)
 
 
-def list_images(root: Path, entries: Sequence[str]) -> list[Listed]:
+def list_images(root: str, entries: Sequence[str]) -> list[Listed]:
     """The images of several splits, one after the other.
 
     Args:
@@ -105,22 +108,22 @@ def list_images(root: Path, entries: Sequence[str]) -> list[Listed]:
     Raises:
         DataError: no such folder or split, an empty one, or an image that is listed twice.
     """
-    if not root.is_dir():
-        raise DataError(
-            f"data.root={str(root)!r} is not a folder. Set data.root to the folder that holds ImageSets"
-        )
+    if not (root and Path(root).is_dir()):
+        raise DataError(f"data.root={root!r} is not a folder. Set it to the folder that holds ImageSets")
     listed: list[Listed] = []
     for entry in entries:
         folder, _, split = entry.rpartition("/")
-        path = root / folder / "ImageSets" / "Main" / f"{split}.txt"
+        path = Path(root) / folder / "ImageSets" / "Main" / f"{split}.txt"
         if not path.is_file():
             there = sorted(file.stem for file in path.parent.glob("*.txt"))
             hint = f"splits there: {', '.join(there)}" if there else "no splits there"
             raise DataError(f"{path}: split {entry!r} is missing; {hint}. Set data.train and data.test")
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # utf-8-sig: editors on Windows put a mark in front, which is no part of the first id.
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        names = [line.strip() for line in text.splitlines() if line.strip()]
         if not names:
             raise DataError(f"{path}: split {entry!r} is empty. List an image id in each line")
-        listed.extend(Listed(name, root / folder) for name in names)
+        listed.extend(Listed(name, Path(root) / folder) for name in names)
     if not listed:
         raise DataError("no split is named. Set data.train and data.test, such as data.train=[trainval]")
     twice = [image.name for image, count in Counter(listed).items() if count > 1]
@@ -131,19 +134,17 @@ def list_images(root: Path, entries: Sequence[str]) -> list[Listed]:
     return listed
 
 
-def find_classes(config: DataConfig) -> list[str]:
-    """Every object name in the annotations of both splits, sorted, so that both arrive at the same list.
+def find_classes(listed: Iterable[Listed], policy: Literal["stop", "skip"]) -> tuple[str, ...]:
+    """Every object name in the annotations of these images, sorted.
 
     Under "skip" a file that cannot be read is left to the split that it belongs to, which counts it.
     """
-    faults = Faults(config.on_error)
+    faults = Faults(policy)
     names: set[str] = set()
-    for image in dict.fromkeys(
-        list_images(Path(config.root), config.train) + list_images(Path(config.root), config.test)
-    ):
+    for image in listed:
         with faults.tolerated():
             names.update(item.texts.get("name", "") for item in read_annotation(image.annotation).objects)
-    return sorted(names - {""})
+    return tuple(sorted(names - {""}))
 
 
 def _load(

@@ -83,7 +83,13 @@ def test_the_interval_is_moved_onto_the_value_and_leaves_nan_out() -> None:
     assert all(np.isnan(interval(0.5, np.array([np.nan]))))
 
 
-def test_an_interval_stays_within_0_and_1(draw) -> None:
+def test_an_interval_stays_within_0_and_1(draw, monkeypatch) -> None:
+    monkeypatch.setattr("detectors.evaluation.bootstrap.interval", lambda value, values: (-0.1, 1.2))
+    wide = score(*draw(0), CLASSES, metric="voc", bootstrap=5)
+    assert (wide.low, wide.high) == (0, 1)
+
+
+def test_a_perfect_detector_scores_1_for_sure(draw) -> None:
     targets = draw(0, images=30)[1]
     perfect = [Detections(t.boxes, t.labels.float() * 0 + 0.9, t.labels) for t in targets]
     exact = score(perfect, targets, CLASSES, metric="voc", bootstrap=50)

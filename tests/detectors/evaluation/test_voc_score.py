@@ -14,6 +14,7 @@ from detectors.types import Detections, Target
 BOX = [10.0, 10.0, 30.0, 30.0]
 FAR = [100.0, 100.0, 120.0, 120.0]
 HALF = [10.0, 10.0, 20.0, 30.0]  # IoU with BOX is exactly 0.5
+OTHER_HALF = [20.0, 10.0, 30.0, 30.0]
 
 
 def found(*rows: tuple[list[float], float, int]) -> Detections:
@@ -68,6 +69,8 @@ MEANINGS = {
     ),
     "a crowd excuses what lies in it": ([(HALF, 0.9), (FAR, 0.8)], [BOX, FAR], [0, 0], [1, 0], 1.0),
     "a crowd takes no hit away": ([(BOX, 0.9)], [BOX, BOX], [0, 0], [0, 1], 1.0),
+    "of equal overlaps the first is compared": ([(BOX, 0.9)], [HALF, OTHER_HALF], [0, 1], [0, 0], 1.0),
+    "even if that one is difficult": ([(BOX, 0.9)], [HALF, OTHER_HALF], [1, 0], [0, 0], 0.0),
     "a free box does not save a double": ([(BOX, 0.9), (BOX, 0.8)], [BOX, HALF], [0, 0], [0, 0], 0.5),
 }
 
