@@ -11,7 +11,7 @@ from compress.recipe import Recipe
 def evaluate(recipe: Recipe, name: str) -> None:
     """The steps of the module's docstring."""
     from compress.cost import cost_of
-    from compress.session import describe, need_model, open_all, score_of
+    from compress.session import describe, need_model, open_all, predictions_of, scored
     from detectors.engine.distributed import joined
 
     need_model(recipe, "eval_voc.py")
@@ -24,10 +24,10 @@ def evaluate(recipe: Recipe, name: str) -> None:
             print(describe(dataset, recipe.eval.split), flush=True)
         if recipe.dry_run:
             return
-        score = score_of(recipe, detector, dataset, place)
+        score = scored(recipe, detector, predictions_of(recipe, detector, dataset, place))
         if place.leads:
             print(f"\n{score.table()}\n{score.line()}")
 
 
 if __name__ == "__main__":
-    main(evaluate, __doc__)
+    main(evaluate, __doc__ or "")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from compress.recipe import Recipe
 from detectors.config import dump, key_lines, load
-from detectors.errors import UserError
+from detectors.errors import Interrupted, UserError
 
 Command = Callable[[Recipe, str], None]
 
@@ -43,8 +43,8 @@ def main(command: Command, manual: str) -> None:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"{stop or 'stopped'}; the same command goes on from there", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # `... | head` closed our output: that is no fault of ours, and Python must not complain at exit.

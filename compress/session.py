@@ -1,6 +1,5 @@
 """From a recipe to the objects that a command works on: detector, data, loaders, score, run folder."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from detectors.data import build as build_data
 from detectors.data.loader import TrainLoader, eval_loader, train_loader
 from detectors.engine.distributed import Place, wait
 from detectors.errors import ConfigError, RunError
-from detectors.evaluation.run import Score, evaluate
+from detectors.evaluation.run import Predictions, Score, predictions, score
 from detectors.files import held, write_text
 from detectors.models import build
 from detectors.models.base import Detector
@@ -42,7 +41,9 @@ def open_all(recipe: Recipe, splits: Sequence[Split], place: Place) -> tuple[Det
         UserError: data, checkpoint and recipe that are broken or do not fit each other.
     """
     payload = read(recipe.model) if recipe.model else None
-    known = parse(payload, str(recipe.model)).spec.classes if is_ours(payload) else None
+    known = (
+        parse(payload, str(recipe.model)).spec.classes if payload is not None and is_ours(payload) else None
+    )
     datasets = [build_data(recipe.data, split, known) for split in splits]
     classes = known or datasets[0].classes
     for dataset in datasets:
@@ -95,8 +96,8 @@ def loader_of(
     )
 
 
-def score_of(recipe: Recipe, detector: Detector, dataset: Dataset, place: Place) -> Score:
-    """How well a detector does on a data set, by the metric of the recipe; the same on every process."""
+def predictions_of(recipe: Recipe, detector: Detector, dataset: Dataset, place: Place) -> Predictions:
+    """What a detector finds in a data set, gathered over all processes."""
     loader = eval_loader(
         dataset,
         size=detector.size,
@@ -105,13 +106,18 @@ def score_of(recipe: Recipe, detector: Detector, dataset: Dataset, place: Place)
         rank=place.rank,
         world=place.world,
     )
-    return evaluate(
-        detector.predict,
-        loader,
+    return predictions(detector.predict, loader, device=place.device)
+
+
+def scored(recipe: Recipe, detector: Detector, found: Predictions) -> Score:
+    """How good predictions are by the metric of the recipe."""
+    return score(
+        found.detections,
+        found.targets,
         detector.spec.classes,
         metric=recipe.eval.metric,
         bootstrap=recipe.eval.bootstrap,
-        device=place.device,
+        seconds=found.seconds,
     )
 
 
@@ -189,8 +195,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
     return flat
-
-
-def share(part: float, whole: float) -> str:
-    """A cost as a share of another, for tables."""
-    return f"{part / whole:.1%}" if whole and math.isfinite(part) else "-"

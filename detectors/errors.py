@@ -27,3 +27,7 @@ class RunError(UserError):
 
 class PlanError(UserError):
     """A budget, ratio or layer glob that no plan can meet."""
+
+
+class Interrupted(Exception):
+    """A command was stopped by a signal after it saved its state; the message says where it stands."""

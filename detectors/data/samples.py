@@ -58,7 +58,7 @@ class TrainSamples:
             image = self.dataset.image(index)
         except DataError as error:
             return error
-        with _own_random_numbers(stable_seed(self.seed, epoch, index)):
+        with own_random_numbers(stable_seed(self.seed, epoch, index)):
             changed, target = self._augment(image, self.target(index))
         return Sample(changed, target, (image.shape[1], image.shape[2]), index)
 
@@ -81,7 +81,7 @@ class EvalSamples:
 
 
 @contextmanager
-def _own_random_numbers(seed: int) -> Iterator[None]:
+def own_random_numbers(seed: int) -> Iterator[None]:
     """Runs the block on a freshly seeded CPU generator and one thread, and puts back what was before."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):

@@ -19,7 +19,7 @@ from detectors.checkpoint import parse as parse_checkpoint
 from detectors.engine.console import steps
 from detectors.engine.distributed import Place, any_rank, wait
 from detectors.engine.optim import optimizer_of, schedule_of
-from detectors.errors import CheckpointError, TrainingError
+from detectors.errors import CheckpointError, Interrupted, TrainingError
 from detectors.models.base import Detector
 from detectors.settings import TrainConfig
 from detectors.types import Batch, Target
@@ -33,10 +33,6 @@ class Loader(Protocol):
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from a step on."""
         ...
-
-
-class Interrupted(Exception):
-    """Training was stopped by a signal, after saving its state; the message says where it stands."""
 
 
 @dataclass
@@ -106,7 +102,7 @@ def fit(
     with _stop_signals() as stop:
         while progress.epoch < settings.epochs:
             started = time.monotonic()
-            rate = schedule.get_last_lr()[0]
+            rate = float(schedule.get_last_lr()[0])
             name = f"{title} {progress.epoch + 1}/{settings.epochs}"
             with steps(name, loader.steps, done=progress.step, show=place.leads) as report:
                 for batch in loader.epoch(progress.epoch, progress.step):

@@ -1,6 +1,7 @@
 """The optimizer and the course of its learning rate, from the settings of a recipe."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ def optimizer_of(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimiz
     """SGD with momentum 0.9 or AdamW; biases and norm scales decay only if the settings say so."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if settings.decay_norm_and_bias:
-        groups = [{"params": parameters}]
+        groups: list[dict[str, Any]] = [{"params": parameters}]
     else:
         # Convolutions and linear layers have weights of two or more dimensions; norms and biases have one.
         groups = [

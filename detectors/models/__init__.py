@@ -1,8 +1,8 @@
 """The networks: one paper, one file; each builder is registered by name."""
 
 import inspect
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from detectors.errors import ConfigError
 from detectors.registry import Registry, did_you_mean
@@ -12,13 +12,8 @@ if TYPE_CHECKING:
     from detectors.models.base import Detector
 
 
-class Builder(Protocol):
-    """A registered detector: a function of its spec and of keyword options, each with a default."""
-
-    def __call__(self, spec: DetectorSpec, **options: Any) -> "Detector":
-        """A new detector with initial weights."""
-        ...
-
+# A function of the spec and of keyword options, each with a default, that gives a detector with initial weights.
+Builder: TypeAlias = Callable[..., "Detector"]
 
 DETECTORS: Registry[Builder] = Registry("detector", "detectors.models")
 

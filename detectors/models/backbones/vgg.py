@@ -4,7 +4,25 @@ from torch import Tensor, nn
 
 from detectors.models.layers import conv_block, scaled
 
-_CONFIG = (64, 64, "M", 128, 128, "M", 256, 256, 256, "C", 512, 512, 512, "M", 512, 512, 512)
+_CONFIG: tuple[int | str, ...] = (
+    64,
+    64,
+    "M",
+    128,
+    128,
+    "M",
+    256,
+    256,
+    256,
+    "C",
+    512,
+    512,
+    512,
+    "M",
+    512,
+    512,
+    512,
+)
 
 
 class VGG16(nn.Module):

@@ -4,6 +4,7 @@ from voc_folder import VocFolder
 
 from detectors.data import Dataset, build
 from detectors.data.loader import class_counts, eval_loader, train_loader
+from detectors.data.samples import own_random_numbers
 from detectors.errors import ConfigError, DataError
 from detectors.settings import DataConfig, SyntheticConfig
 from detectors.types import Batch, Target
@@ -192,3 +193,17 @@ def test_what_cannot_be_trained_is_said(voc_folder: VocFolder):
 
 def test_boxes_are_counted_by_class(voc_folder: VocFolder):
     assert class_counts(build(voc_folder.config(), "train")) == {"ant": 0, "cat": 1, "dog": 1}
+
+
+def test_a_sample_is_made_on_one_thread_and_what_was_before_comes_back():
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(2)
+    drawn_numbers = []
+    for _ in range(2):
+        with own_random_numbers(7):
+            assert torch.get_num_threads() == 1
+            drawn_numbers.append(torch.rand(2))
+        assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
+    assert torch.equal(*drawn_numbers)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,49 @@
+"""The record of a compression run: one JSON line for each finished phase."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from detectors.errors import RunError
+from detectors.files import append_line, write_text
+
+Entry = dict[str, Any]
+
+
+class Ledger:
+    """The lines of `ledger.jsonl`, oldest first; each has a `round` and a `phase`.
+
+    A line that was being written when the machine stopped is dropped: its phase is done again.
+
+    Args:
+        path: the file; need not exist.
+
+    Raises:
+        RunError: a line other than the last one that is not JSON.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: list[Entry] = []
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        lines = text.split("\n")
+        torn = lines.pop()
+        for number, line in enumerate(lines, start=1):
+            try:
+                self.entries.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise RunError(
+                    f"{path}:{number} is not JSON ({error.msg}); take the run to another folder with out=PATH"
+                ) from None
+        if torn:
+            write_text(path, text[: -len(torn)])
+
+    def find(self, round_: int, phase: str) -> Entry | None:
+        """The line of a finished phase, or None."""
+        return next((e for e in self.entries if e["round"] == round_ and e["phase"] == phase), None)
+
+    def add(self, entry: Entry, *, write: bool = True) -> None:
+        """Records a finished phase; `write=False` on processes that only follow the leading one."""
+        if write:
+            append_line(self.path, json.dumps(entry, allow_nan=False))
+        self.entries.append(entry)

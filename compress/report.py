@@ -1,0 +1,97 @@
+"""A ledger as a table for people."""
+
+from typing import Any
+
+from compress.graph import Graph
+from compress.ledger import Ledger
+from compress.plan import Plan
+from detectors.evaluation.score import Score
+
+
+def markdown(ledger: Ledger) -> str:
+    """One row for each finished round: the metric with its interval, before and after fine-tuning, and every cost.
+
+    Shares are of the first model. The speed-up compares medians of passes that were timed in turn with the first
+    model's, so it is steadier than the quotient of two rows.
+    """
+    first = ledger.find(0, "start")
+    if first is None:
+        return "no finished phase"
+    header = [
+        "round",
+        Score.from_dict(first["score"]).label,
+        "right after the cut",
+        "MACs",
+        "params",
+        "MB",
+        "ms",
+        "speed-up",
+    ]
+    rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
+    rows.append(["0", _metric(first), "", *_costs(first, first)])
+    for entry in ledger.entries:
+        if entry["phase"] != "evaluate":
+            continue
+        after_cut = ledger.find(entry["round"], "recalibrate")
+        cut_score = "" if after_cut is None else f"{after_cut['score']['value']:.3f}"
+        rows.append([str(entry["round"]), _metric(entry), cut_score, *_costs(entry, first)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def verdict(ledger: Ledger) -> str:
+    """What the run came to, in a sentence."""
+    first, last = ledger.find(0, "start"), ledger.entries[-1]
+    if first is None or last["phase"] != "evaluate":
+        return "the run is not finished"
+    before, after = Score.from_dict(first["score"]), Score.from_dict(last["score"])
+    cost, whole = last["cost"], first["cost"]
+    text = (
+        f"{whole['macs'] / cost['macs']:.1f} times fewer MACs, {whole['bytes'] / cost['bytes']:.1f} times smaller"
+        + (f", {_speed_up(last):.1f} times faster" if last["latency"] else "")
+        + f"; {after.label} {before.value:.3f} -> {after.value:.3f} ({after.value - before.value:+.3f})"
+    )
+    difference = last["difference"]
+    if difference is None:
+        return text
+    interval = f"paired 95 % interval [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+    noise = difference["low"] <= 0 <= difference["high"]
+    return f"{text}, {interval}: {'inside' if noise else 'outside'} the noise of {after.images} images"
+
+
+def widths_table(graph: Graph, plan: Plan) -> str:
+    """The widths of every group before and after a plan, and the layers that stay whole with the reason."""
+    lines = []
+    for group in graph.groups:
+        if group.name in plan.widths:
+            before, after = plan.widths[group.name]
+            tied = f" with {', '.join(group.producers[1:])}" if len(group.producers) > 1 else ""
+            lines.append(f"  {group.name + tied:34s} {before:5d} -> {after:5d}")
+    skipped = [group.name for group in graph.groups if group.name not in plan.widths]
+    whole = dict(graph.whole) | {name: "skipped by the recipe" for name in skipped}
+    for reason in dict.fromkeys(whole.values()):
+        layers = [layer for layer, why in whole.items() if why == reason]
+        lines.append(f"  kept whole ({reason}): {', '.join(layers)}")
+    return "\n".join(
+        ["channels before and after the first round:", *lines, f"  {plan.before} -> {plan.after}"]
+    )
+
+
+def _metric(entry: dict[str, Any]) -> str:
+    score = Score.from_dict(entry["score"])
+    interval = "" if entry["score"]["low"] is None else f" [{score.low:.3f}, {score.high:.3f}]"
+    return f"{score.value:.3f}{interval}"
+
+
+def _costs(entry: dict[str, Any], first: dict[str, Any]) -> list[str]:
+    cost, whole, latency = entry["cost"], first["cost"], entry["latency"]
+    return [
+        f"{cost['macs'] / 1e6:.1f} M ({cost['macs'] / whole['macs']:.1%})",
+        f"{cost['params'] / 1e6:.3f} M ({cost['params'] / whole['params']:.1%})",
+        f"{cost['bytes'] / 1e6:.2f}",
+        f"{latency['median_ms']:.1f} (p90 {latency['p90_ms']:.1f})" if latency else "-",
+        f"{_speed_up(entry):.2f}" if latency else "-",
+    ]
+
+
+def _speed_up(entry: dict[str, Any]) -> float:
+    return float(entry["first_latency"]["median_ms"] / entry["latency"]["median_ms"])

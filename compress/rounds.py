@@ -1,0 +1,309 @@
+"""Rounds of cutting, recalibrating, fine-tuning and scoring, each phase recorded, so that a run can stop anywhere."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from compress.cost import Cost, cost_of, subject
+from compress.graph import Graph, trace
+from compress.latency import Latency, measure
+from compress.ledger import Entry, Ledger
+from compress.plan import Budget, Plan, Rules, parse_limit
+from compress.pruning import carry_out, make_plan
+from compress.recalibrate import batch_norm_statistics
+from compress.recipe import PruneConfig, Recipe
+from compress.session import loader_of, predictions_of, scored
+from detectors.checkpoint import fingerprint, load, save
+from detectors.data import Dataset
+from detectors.data.loader import train_loader
+from detectors.engine.distributed import Place, wait
+from detectors.engine.loop import fit
+from detectors.errors import PlanError, RunError
+from detectors.evaluation.run import Predictions, paired_difference
+from detectors.models.base import Detector
+from detectors.settings import TrainConfig
+
+
+@dataclass
+class Run:
+    """A compression run in its folder.
+
+    Every phase starts from the file that the phase before wrote, also in an unbroken run: so a run that was killed
+    ends as if it had not been.
+
+    Attributes:
+        recipe: all settings.
+        first: the detector that the run starts from; never changed.
+        training: images to recalibrate and fine-tune on.
+        test: images to score on.
+        folder: of the run, held by the caller.
+        place: this process among those that work together.
+    """
+
+    recipe: Recipe
+    first: Detector
+    training: Dataset
+    test: Dataset
+    folder: Path
+    place: Place
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.folder / "ledger.jsonl")
+        self._first_predictions: Predictions | None = None
+
+    def finish(self) -> Ledger:
+        """Runs whatever phases are not done yet, and leaves `slim.pth`.
+
+        Raises:
+            PlanError: the budget cannot be met.
+            RunError: the folder holds a run of another model.
+            Interrupted: a signal came; the same call goes on from there.
+        """
+        self._start()
+        rounds = self.recipe.prune.rounds
+        phases = (
+            ("cut", self._cut),
+            ("recalibrate", self._recalibrate),
+            ("finetune", self._finetune),
+            ("evaluate", self._evaluate),
+        )
+        for number in range(1, rounds + 1):
+            for phase, work in phases:
+                self._phase(number, phase, work)
+            if self.place.leads:
+                self._tidy(number)
+        slim = load(self._file(rounds, "finetune"))
+        if self.place.leads:
+            save(slim, self.folder / "slim.pth", **self._meta(rounds))
+        return self.ledger
+
+    def _start(self) -> None:
+        mark = fingerprint(self.first)
+        entry = self.ledger.find(0, "start")
+        if entry is not None:
+            if entry["model"] != mark:
+                raise RunError(
+                    f"{self.folder} holds a run that started from another model (or other weights of it); "
+                    "give this run its own folder with out=PATH, or delete the folder to start over"
+                )
+            return
+        self._say("scoring the model as it is")
+        graph = trace(*subject(self.first))
+        self._record(
+            {
+                "round": 0,
+                "phase": "start",
+                "model": mark,
+                "file": self.recipe.model,
+                "widths": {group.name: group.channels for group in graph.groups},
+                **self._state_of(self.first),
+            }
+        )
+
+    def _phase(
+        self, number: int, phase: str, work: Callable[[int, Detector], tuple[Detector, Entry]]
+    ) -> None:
+        if self.ledger.find(number, phase) is not None:
+            return
+        started = time.monotonic()
+        before = self._before(number, phase)
+        detector = load(before) if before else self.first
+        detector.postprocess = self.first.postprocess
+        detector, facts = work(number, detector.to(self.place.device))
+        if phase != "evaluate" and self.place.leads:
+            save(detector, self._file(number, phase), **self._meta(number))
+        wait(self.place)
+        self._record(
+            {"round": number, "phase": phase, "seconds": round(time.monotonic() - started, 3), **facts}
+        )
+
+    def _cut(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
+        start = self._start_entry()
+        graph, plan = plan_round(self.recipe.prune, number, detector, Cost(**start["cost"]), start["widths"])
+        slim = carry_out(detector, graph, plan)
+        self._say(f"round {number}: cut and proven: {plan.before} -> {plan.after}")
+        return slim, {
+            "cost": asdict(plan.after),
+            "widths": {name: after for name, (_, after) in plan.widths.items()},
+        }
+
+    def _recalibrate(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
+        settings = self.recipe.prune
+        measured = 0
+        if settings.recalibrate == "bn":
+            batch = self.recipe.finetune.batch
+            loader = train_loader(
+                self.training,
+                size=detector.size,
+                batch=batch * self.place.world,
+                augment="none",
+                seed=self.recipe.finetune.seed,
+                workers=self.recipe.data.workers,
+            )
+            # Every process measures on the same images, so that all go on with the same statistics.
+            batches = islice(loader.epoch(0), math.ceil(settings.recalibration_images / batch))
+            measured = batch_norm_statistics(detector, (b.images.to(self.place.device) for b in batches))
+        score = scored(self.recipe, detector, predictions_of(self.recipe, detector, self.test, self.place))
+        self._say(f"round {number}: before fine-tuning {score.line()}")
+        return detector, {"batch_norms": measured, "score": score.to_dict()}
+
+    def _finetune(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
+        settings = self.finetuning(number)
+        loader = loader_of(self.recipe, settings, self.training, detector, self.place)
+        state = self.folder / f"round_{number:02d}.state.pth"
+        title = f"round {number}/{self.recipe.prune.rounds}, epoch"
+        history = fit(detector, loader, settings, place=self.place, state_file=state, title=title)
+        return detector, {"epochs": settings.epochs, "loss": history[-1] if history else None}
+
+    def finetuning(self, number: int) -> TrainConfig:
+        """How a round is fine-tuned."""
+        epochs = self.recipe.prune.epochs
+        return (
+            self.recipe.finetune
+            if epochs is None
+            else replace(self.recipe.finetune, epochs=epochs[number - 1])
+        )
+
+    def _evaluate(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
+        entry = self._state_of(detector)
+        self._say(
+            f"round {number}: {Cost(**entry['cost'])}; {entry['score']['label']} {entry['score']['value']:.3f}"
+        )
+        return detector, entry
+
+    def _state_of(self, detector: Detector) -> Entry:
+        """Score, costs and latency of a detector, the latter two beside the first model's."""
+        found = predictions_of(self.recipe, detector, self.test, self.place)
+        score = scored(self.recipe, detector, found)
+        is_first = detector is self.first
+        difference = None
+        if not is_first and self.recipe.eval.bootstrap:
+            if self._first_predictions is None:
+                self._first_predictions = predictions_of(self.recipe, self.first, self.test, self.place)
+            difference = paired_difference(
+                self._first_predictions.detections,
+                found.detections,
+                found.targets,
+                detector.spec.classes,
+                metric=self.recipe.eval.metric,
+                bootstrap=self.recipe.eval.bootstrap,
+            )
+        elif is_first:
+            self._first_predictions = found
+        latency, first_latency = self._latencies(detector)
+        return {
+            "cost": asdict(cost_of(detector)),
+            "score": score.to_dict(),
+            "difference": asdict(difference) if difference else None,
+            "latency": asdict(latency) if latency else None,
+            "first_latency": asdict(first_latency) if first_latency else None,
+        }
+
+    def _latencies(self, detector: Detector) -> tuple[Latency | None, Latency | None]:
+        runs = self.recipe.prune.latency_runs
+        if runs == 0:
+            return None, None
+        networks = [self.first.network] if detector is self.first else [detector.network, self.first.network]
+        measured = measure(networks, subject(detector)[1], runs=runs)
+        return measured[0], measured[-1]
+
+    def _before(self, number: int, phase: str) -> Path | None:
+        """The file that a phase starts from; None for the first model itself."""
+        order = ("cut", "recalibrate", "finetune")
+        if phase == "cut":
+            return self._file(number - 1, "finetune") if number > 1 else None
+        return self._file(number, "finetune" if phase == "evaluate" else order[order.index(phase) - 1])
+
+    def _file(self, number: int, phase: str) -> Path:
+        return self.folder / (
+            f"round_{number:02d}.pth" if phase == "finetune" else f"round_{number:02d}.{phase}.pth"
+        )
+
+    def _tidy(self, number: int) -> None:
+        for leftover in ("cut", "recalibrate", "state"):
+            (self.folder / f"round_{number:02d}.{leftover}.pth").unlink(missing_ok=True)
+
+    def _meta(self, number: int) -> dict[str, Any]:
+        return {"parent": self._start_entry()["model"], "round": number}
+
+    def _start_entry(self) -> Entry:
+        start = self.ledger.find(0, "start")
+        assert start is not None, "the phase `start` comes before all others"
+        return start
+
+    def _record(self, entry: Entry) -> None:
+        self.ledger.add(entry, write=self.place.leads)
+
+    def _say(self, text: str) -> None:
+        if self.place.leads:
+            print(text, flush=True)
+
+
+def plan_round(
+    settings: PruneConfig,
+    number: int,
+    detector: Detector,
+    first_cost: Cost,
+    first_widths: dict[str, int] | None = None,
+) -> tuple[Graph, Plan]:
+    """The graph of a detector, and what a round cuts from it.
+
+    Args:
+        settings: of the run.
+        number: of the round, from 1.
+        detector: as the round before left it.
+        first_cost: of the run's first model; shares refer to it.
+        first_widths: channels of each group of that model; None: the detector is that model.
+
+    Raises:
+        PlanError: the budget cannot be met.
+    """
+    network, inputs = subject(detector)
+    graph = trace(network, inputs)
+    rules = Rules(settings.multiple, settings.floor, settings.largest_cut, tuple(settings.skip), first_widths)
+    plan = make_plan(
+        network,
+        graph,
+        budget_of_round(settings, first_cost, number),
+        rules,
+        ratio=settings.ratio,
+        criterion=settings.criterion,
+        choice=settings.choice,
+        order=settings.order,
+    )
+    return graph, plan
+
+
+def budget_of_round(settings: PruneConfig, first: Cost, number: int) -> Budget:
+    """The limits of one round: each round keeps the same share of what the round before was allowed.
+
+    Args:
+        settings: the final budget and the number of rounds.
+        first: cost of the run's first model, which shares refer to.
+        number: of the round, from 1.
+    """
+    limits = {}
+    for kind, text in asdict(settings.budget).items():
+        if text is not None:
+            whole = getattr(first, kind)
+            final = parse_limit(text, whole, kind)
+            limits[kind] = (
+                final
+                if number == settings.rounds
+                else math.floor(whole * (final / whole) ** (number / settings.rounds))
+            )
+    return Budget(**limits)
+
+
+def check_rounds(settings: PruneConfig) -> None:
+    """Raises PlanError for settings of the rounds that contradict each other."""
+    if settings.rounds < 1:
+        raise PlanError(f"prune.rounds={settings.rounds} is below 1")
+    if settings.epochs is not None and len(settings.epochs) != settings.rounds:
+        raise PlanError(
+            f"prune.epochs={settings.epochs} names {len(settings.epochs)} rounds, prune.rounds={settings.rounds}"
+        )

@@ -1,0 +1,48 @@
+"""One training or fine-tuning run in its folder: what train.py and finetune.py share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from compress.cost import cost_of
+from compress.recipe import Recipe
+from compress.session import describe, loader_of, open_all, predictions_of, run_folder, scored
+from detectors.checkpoint import fingerprint, save
+from detectors.config import dump
+from detectors.engine.distributed import joined
+from detectors.engine.loop import fit
+from detectors.settings import TrainConfig
+
+
+def training_run(
+    recipe: Recipe, settings: TrainConfig, folder: Path, sections: Sequence[str], following: str
+) -> None:
+    """Builds or loads, trains, scores and saves `model.pth`, printing what a person wants to know on the way.
+
+    Args:
+        recipe: detector, data, evaluation; `out` overrides `folder`.
+        settings: how to train.
+        folder: of the run.
+        sections: parts of the recipe that decide what the run gives.
+        following: the command to go on with; PATH in it is replaced by the saved file.
+    """
+    with joined() as place:
+        if place.leads:
+            print(dump(recipe))
+        detector, (training, test) = open_all(recipe, ["train", "test"], place)
+        meta = {"parent": fingerprint(detector)} if recipe.model else {}
+        if place.leads:
+            print(f"{detector.spec.name} at {detector.size[0]}x{detector.size[1]}: {cost_of(detector)}")
+            print(describe(training, "train"))
+            print(describe(test, "test"), flush=True)
+        if recipe.dry_run:
+            return
+        with run_folder(recipe, folder, sections, place) as held:
+            loader = loader_of(recipe, settings, training, detector, place)
+            fit(detector, loader, settings, place=place, state_file=held / "last.pth")
+            score = scored(recipe, detector, predictions_of(recipe, detector, test, place))
+            if place.leads:
+                path = held / "model.pth"
+                save(detector, path, **meta, score=score.to_dict())
+                print(
+                    f"\n{score.table()}\n{score.line()}\n\nsaved {path}; next: {following.replace('PATH', str(path))}"
+                )

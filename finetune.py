@@ -1,0 +1,27 @@
+"""Fine-tune a detector, full or slim: python finetune.py RECIPE model=PATH [key=value ...].
+
+1 load the recipe and the checkpoint - 2 build the data - 3 resume if the run has a checkpoint - 4 fit by the
+settings in `finetune` - 5 evaluate, print the per-class table.
+
+Writes model.pth into the folder finetuned/ beside the given model (or OUT/model.pth). Ctrl-C saves, and the same
+command goes on.
+"""
+
+from pathlib import Path
+
+from compress.commandline import main
+from compress.recipe import Recipe
+
+
+def finetune(recipe: Recipe, name: str) -> None:
+    """The steps of the module's docstring."""
+    from compress.session import need_model
+    from compress.training import training_run
+
+    folder = Path(need_model(recipe, "finetune.py")).parent / "finetuned"
+    following = f"python eval_voc.py recipes/{name}.yaml model=PATH"
+    training_run(recipe, recipe.finetune, folder, ["detector", "data", "finetune", "model"], following)
+
+
+if __name__ == "__main__":
+    main(finetune, __doc__ or "")
