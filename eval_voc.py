@@ -1,7 +1,7 @@
 """Score a detector, full or slim: python eval_voc.py RECIPE model=PATH [eval.metric=voc07|voc|coco]
 
-1 load the recipe and the checkpoint - 2 build the data (eval.split) - 3 find the objects in every image - 4 print AP
-for each class and the mean with its interval over images. Writes nothing.
+1 load the recipe and the checkpoint - 2 build the data (eval.split) - 3 find the objects in every image - 4
+print AP for each class and the mean with its interval over images. Writes nothing.
 """
 
 from compress.commandline import main
@@ -19,7 +19,8 @@ def evaluate(recipe: Recipe, name: str) -> None:
         detector, (dataset,) = open_all(recipe, [recipe.eval.split], place)
         if place.leads:
             print(
-                f"{recipe.model}: {detector.spec.name} at {detector.size[0]}x{detector.size[1]}: {cost_of(detector)}"
+                f"{recipe.model}: {detector.spec.name} at {detector.size[0]}x{detector.size[1]}: "
+                f"{cost_of(detector)}"
             )
             print(describe(dataset, recipe.eval.split), flush=True)
         if recipe.dry_run:

@@ -3,8 +3,8 @@
 1 load the recipe and the checkpoint - 2 build the data - 3 resume if the run has a checkpoint - 4 fit by the
 settings in `finetune` - 5 evaluate, print the per-class table.
 
-Writes model.pth into the folder finetuned/ beside the given model (or OUT/model.pth). Ctrl-C saves, and the same
-command goes on.
+Writes model.pth into the folder finetuned/ beside the given model (or OUT/model.pth). Ctrl-C saves, and the
+same command goes on.
 """
 
 from pathlib import Path

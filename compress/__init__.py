@@ -1,7 +1,7 @@
 """Decide what to cut from a detector, cut it, recover, prove it, report it.
 
-`compress.prune(detector, budget={"macs": "50%"})` is what most programs need; it is imported when first used, so that
-reading a recipe loads no torch.
+`compress.prune(detector, budget={"macs": "50%"})` is what most programs need; it is imported when first used,
+so that reading a recipe loads no torch.
 """
 
 from typing import TYPE_CHECKING, Any

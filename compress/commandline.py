@@ -58,7 +58,8 @@ def _help(manual: str) -> str:
         lines.append(f"  {key + '=' + default:44s} {text}")
     lines += [
         "",
-        "--list names the detectors, data sets, augmentations, metrics and criteria; --show prints the recipe.",
+        "--list names the detectors, data sets, augmentations, metrics and criteria; --show prints the "
+        "recipe.",
     ]
     return "\n".join(lines)
 

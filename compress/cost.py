@@ -1,7 +1,8 @@
 """What a network costs, in closed form for each layer, so that a plan can be priced before it is built.
 
-A MAC is one multiply and add of a convolution or linear layer; batch norm, activations, pooling, resizing and the
-post-processing are not counted, as in torch.utils.flop_counter, whose count is exactly twice ours. Batch 1.
+A MAC is one multiply and add of a convolution or linear layer; batch norm, activations, pooling, resizing and
+the post-processing are not counted, as in torch.utils.flop_counter, whose count is exactly twice ours. Batch
+1.
 """
 
 from collections.abc import Mapping
@@ -124,7 +125,7 @@ def cost_of(model: nn.Module, inputs: Tensor | None = None) -> Cost:
 
 
 def subject(model: nn.Module, inputs: Tensor | None = None) -> tuple[nn.Module, Tensor]:
-    """What is traced, counted and timed: a detector's `network` with one image, or a bare network with its inputs."""
+    """What is traced, counted and timed: a detector's `network` with one image, or a network with its inputs."""
     if inputs is not None:
         return model, inputs
     detector: Any = model
@@ -157,7 +158,8 @@ def _layer(name: str, module: Any, positions: int) -> Layer:
         case nn.Linear():
             bias = int(module.bias is not None)
             return Layer(name, module.in_features, module.out_features, 1, positions, 1, bias, 0, 0, element)
-    # Norms and scales: everything is as long as there are channels, but for counters such as num_batches_tracked.
+    # Norms and scales: everything is as long as there are channels, but for counters such as
+    # num_batches_tracked.
     channels = len(own[0])
     if all(p.shape == (channels,) for p in own):
         wide = [b for b in buffers if b.shape == (channels,)]

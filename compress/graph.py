@@ -40,7 +40,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that only go together: a layer's filters, the norms behind them, the inputs of all that read them.
+    """Channels that only go together: a layer's filters, the norms behind them, the inputs of their readers.
 
     Attributes:
         name: the first layer, in the order of execution, that produces the channels.
@@ -76,8 +76,8 @@ def trace(model: nn.Module, inputs: Tensor) -> Graph:
     The tracing runs on a copy without data (the meta device), so it takes no longer for a large image.
 
     Args:
-        model: `model(inputs)` returns tensors, in any nesting of lists, tuples and dicts; maps before flattening,
-            because torch-pruning's index mappings explode on flattened heads.
+        model: `model(inputs)` returns tensors, in any nesting of lists, tuples and dicts; maps before
+            flattening, because torch-pruning's index mappings explode on flattened heads.
         inputs: `[B, ...]`, its shape is all that counts.
     """
     shadow = copy.deepcopy(model).to("meta").eval().requires_grad_()
@@ -145,7 +145,10 @@ def _reason_to_keep(group: Group, foreign: list[str], outputs: set[str]) -> str 
 
 
 def _output_layers(model: nn.Module, outputs: Any) -> Iterator[str]:
-    """Names of the layers whose channels the outputs fix: the first ones with weights, walking back from them."""
+    """Names of the layers whose channels the outputs fix.
+
+    The first ones with weights, walking back from them.
+    """
     owners = {id(p): name for name, module in model.named_modules() for p in module.parameters(recurse=False)}
     pending = [tensor.grad_fn for tensor in tensors_in(outputs)]
     seen = set()

@@ -4,6 +4,7 @@ import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -122,7 +123,8 @@ def priced(graph: Graph, widths: Mapping[str, int]) -> Cost:
 def uniform_widths(graph: Graph, budget: Budget, rules: Rules) -> Widths:
     """The same share of every group, as large as the budget allows.
 
-    The share is bisected; then groups get single steps back, those furthest below the share first, until none fits.
+    The share is bisected; then groups get single steps back, those furthest below the share first, until none
+    fits.
 
     Raises:
         PlanError: no width within the rules meets the budget.
@@ -151,8 +153,8 @@ def uniform_widths(graph: Graph, budget: Budget, rules: Rules) -> Widths:
 def global_widths(graph: Graph, scores: Mapping[str, Tensor], budget: Budget, rules: Rules) -> Widths:
     """One ranking of all groups: the steps with the lowest mean score go first, until the budget holds.
 
-    Scores are divided by their group's mean, so that layers of different scale compare. Then steps are given back,
-    the most valuable first, until none fits.
+    Scores are divided by their group's mean, so that layers of different scale compare. Then steps are given
+    back, the most valuable first, until none fits.
 
     Raises:
         PlanError: no width within the rules meets the budget.
@@ -166,7 +168,7 @@ def global_widths(graph: Graph, scores: Mapping[str, Tensor], budget: Budget, ru
         ranked = scores[group.name].sort(descending=True).values
         ranked = ranked / ranked.mean().clamp(min=torch.finfo(ranked.dtype).tiny)
         widths = options[group.name]
-        for below, width in zip(widths[:-1], widths[1:], strict=True):
+        for below, width in pairwise(widths):
             worth[group.name, below] = float(ranked[below:width].mean())
             # Widest step first among equals: within a group a step can only go after the one above it.
             steps.append((worth[group.name, below], place, -below, group.name))
@@ -190,7 +192,10 @@ def global_widths(graph: Graph, scores: Mapping[str, Tensor], budget: Budget, ru
 
 
 def ratio_widths(graph: Graph, ratio: float, rules: Rules) -> Widths:
-    """Every group loses `floor(ratio * n)` channels, as the filter pruning of 2018 did; then up to the next option."""
+    """Every group loses `floor(ratio * n)` channels, as the filter pruning of 2018 did.
+
+    Then up to the next option.
+    """
     if not 0 <= ratio < 1:
         raise PlanError(f"prune.ratio={ratio} is not a share from 0 to below 1")
     widths = {}
@@ -258,9 +263,12 @@ def _check_reachable(
     kind = next(k for k, limit in budget.limits().items() if limit is not None and getattr(least, k) > limit)
     limit, smallest, whole = budget.limits()[kind], getattr(least, kind), getattr(now, kind)
     raise PlanError(
-        f"budget {kind}={limit:,} is out of reach: with floor={rules.floor}, largest_cut={rules.largest_cut}, "
-        f"multiple={rules.multiple} and {len(options)} of {len(graph.groups)} groups free to shrink, the smallest plan "
-        f"keeps {smallest:,} ({smallest / whole:.1%} of the present {whole:,}). Raise the budget, lower prune.floor "
+        f"budget {kind}={limit:,} is out of reach: with floor={rules.floor}, "
+        f"largest_cut={rules.largest_cut}, "
+        f"multiple={rules.multiple} and {len(options)} of {len(graph.groups)} groups free to shrink, the "
+        "smallest plan "
+        f"keeps {smallest:,} ({smallest / whole:.1%} of the present {whole:,}). Raise the budget, lower "
+        "prune.floor "
         "or prune.multiple, cut in more rounds, or skip fewer layers"
     )
 

@@ -84,7 +84,8 @@ def make_plan(
     limited = any(limit is not None for limit in budget.limits().values())
     if limited == (ratio is not None):
         raise PlanError(
-            "give either a budget (prune.budget.macs=50%, prune.budget.params=8M) or prune.ratio, and not both"
+            "give either a budget (prune.budget.macs=50%, prune.budget.params=8M) or prune.ratio, and not "
+            "both"
         )
     if order == "sequential" and choice == "global":
         raise PlanError(

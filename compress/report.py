@@ -9,10 +9,10 @@ from detectors.evaluation.score import Score
 
 
 def markdown(ledger: Ledger) -> str:
-    """One row for each finished round: the metric with its interval, before and after fine-tuning, and every cost.
+    """One row for each finished round: the metric with its interval, and every cost.
 
-    Shares are of the first model. The speed-up compares medians of passes that were timed in turn with the first
-    model's, so it is steadier than the quotient of two rows.
+    Shares are of the first model. The speed-up compares medians of passes that were timed in turn with the
+    first model's, so it is steadier than the quotient of two rows.
     """
     first = ledger.find(0, "start")
     if first is None:
@@ -46,7 +46,8 @@ def verdict(ledger: Ledger) -> str:
     before, after = Score.from_dict(first["score"]), Score.from_dict(last["score"])
     cost, whole = last["cost"], first["cost"]
     text = (
-        f"{whole['macs'] / cost['macs']:.1f} times fewer MACs, {whole['bytes'] / cost['bytes']:.1f} times smaller"
+        f"{whole['macs'] / cost['macs']:.1f} times fewer MACs, {whole['bytes'] / cost['bytes']:.1f} "
+        "times smaller"
         + (f", {_speed_up(last):.1f} times faster" if last["latency"] else "")
         + f"; {after.label} {before.value:.3f} -> {after.value:.3f} ({after.value - before.value:+.3f})"
     )

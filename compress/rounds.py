@@ -1,4 +1,4 @@
-"""Rounds of cutting, recalibrating, fine-tuning and scoring, each phase recorded, so that a run can stop anywhere."""
+"""Rounds of cutting, recalibrating, fine-tuning and scoring, each phase recorded: a run can stop anywhere."""
 
 import math
 import time
@@ -32,8 +32,8 @@ from detectors.settings import TrainConfig
 class Run:
     """A compression run in its folder.
 
-    Every phase starts from the file that the phase before wrote, also in an unbroken run: so a run that was killed
-    ends as if it had not been.
+    Every phase starts from the file that the phase before wrote, also in an unbroken run: so a run that was
+    killed ends as if it had not been.
 
     Attributes:
         recipe: all settings.
@@ -171,7 +171,8 @@ class Run:
     def _evaluate(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
         entry = self._state_of(detector)
         self._say(
-            f"round {number}: {Cost(**entry['cost'])}; {entry['score']['label']} {entry['score']['value']:.3f}"
+            f"round {number}: {Cost(**entry['cost'])}; {entry['score']['label']} "
+            f"{entry['score']['value']:.3f}"
         )
         return detector, entry
 
@@ -305,5 +306,6 @@ def check_rounds(settings: PruneConfig) -> None:
         raise PlanError(f"prune.rounds={settings.rounds} is below 1")
     if settings.epochs is not None and len(settings.epochs) != settings.rounds:
         raise PlanError(
-            f"prune.epochs={settings.epochs} names {len(settings.epochs)} rounds, prune.rounds={settings.rounds}"
+            f"prune.epochs={settings.epochs} names {len(settings.epochs)} rounds, "
+            f"prune.rounds={settings.rounds}"
         )

@@ -59,7 +59,8 @@ def open_all(recipe: Recipe, splits: Sequence[Split], place: Place) -> tuple[Det
         detector = detector_in(payload, str(recipe.model), recipe.detector.name, classes, **options)
     elif recipe.detector.name is None:
         raise ConfigError(
-            "neither detector.name nor model is given: name a detector to build, or a checkpoint to start from"
+            "neither detector.name nor model is given: name a detector to build, or a checkpoint to start "
+            "from"
         )
     else:
         detector = build(recipe.detector.name, classes, **options)
@@ -179,8 +180,8 @@ def _check_same(saved: Recipe, recipe: Recipe, sections: Sequence[str], folder: 
         for key in sorted((before.keys() | now.keys()) - set(free)):
             if before.get(key) != now.get(key):
                 raise RunError(
-                    f"{folder} holds a run with {key}={before.get(key)}, and this recipe says {now.get(key)}; "
-                    "to keep that run give this one its own folder with out=PATH, or delete the folder to start over"
+                    f"{folder} holds a run with {key}={before.get(key)}, this recipe says {now.get(key)}; "
+                    "give this run its own folder with out=PATH, or delete the folder to start over"
                 )
 
 

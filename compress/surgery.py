@@ -94,7 +94,7 @@ def _removed(
     removed: dict[tuple[str, str], tuple[list[int], Narrow]] = {}
     for group, gone in _gone(graph, keep):
         for member in group.members:
-            places, narrow = removed.setdefault((member.layer, member.side), ([], member.cut))
+            places, _ = removed.setdefault((member.layer, member.side), ([], member.cut))
             places.extend(member.places(gone).tolist())
     return {key: (sorted(set(places)), narrow) for key, (places, narrow) in removed.items()}
 

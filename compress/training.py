@@ -44,5 +44,6 @@ def training_run(
                 path = held / "model.pth"
                 save(detector, path, **meta, score=score.to_dict())
                 print(
-                    f"\n{score.table()}\n{score.line()}\n\nsaved {path}; next: {following.replace('PATH', str(path))}"
+                    f"\n{score.table()}\n{score.line()}\n\nsaved {path}; next: "
+                    f"{following.replace('PATH', str(path))}"
                 )

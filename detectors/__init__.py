@@ -1,7 +1,7 @@
 """Define, feed, train and score detectors.
 
-`detectors.load`, `detectors.save` and `detectors.build` are what most programs need; they are imported when first
-used, so that reading a recipe loads no torch.
+`detectors.load`, `detectors.save` and `detectors.build` are what most programs need; they are imported when
+first used, so that reading a recipe loads no torch.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detectors.checkpoint import load as load
     from detectors.checkpoint import save as save
+    from detectors.images import read_image as read_image
     from detectors.models import build as build
 
-__all__ = ["build", "load", "save"]
-_HOMES = {"load": "detectors.checkpoint", "save": "detectors.checkpoint", "build": "detectors.models"}
+__all__ = ["build", "load", "read_image", "save"]
+_HOMES = {
+    "build": "detectors.models",
+    "load": "detectors.checkpoint",
+    "read_image": "detectors.images",
+    "save": "detectors.checkpoint",
+}
 
 
 def __getattr__(name: str) -> Any:

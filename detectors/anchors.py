@@ -11,8 +11,8 @@ from torch import Tensor
 class AnchorLevel:
     """The default boxes of one feature map (SSD, section 2.2).
 
-    In every cell stand, in this order: a square of `size`, a square of sqrt(size * next_size), and for each aspect
-    ratio r a box of size * sqrt(r) by size / sqrt(r) and the same upright.
+    In every cell stand, in this order: a square of `size`, a square of sqrt(size * next_size), and for each
+    aspect ratio r a box of size * sqrt(r) by size / sqrt(r) and the same upright.
 
     Attributes:
         size: side of the smaller square, pixels of the network's input.
@@ -85,7 +85,10 @@ class AnchorSpec:
 def published(
     sizes: tuple[float, ...], steps: tuple[float, ...], aspect_ratios: tuple[tuple[float, ...], ...]
 ) -> AnchorSpec:
-    """The spec of a published configuration: `len(steps)` maps, `sizes` one longer than that, all in pixels."""
+    """The spec of a published configuration.
+
+    `len(steps)` maps, `sizes` one longer than that, all in pixels.
+    """
     levels = zip(sizes[:-1], sizes[1:], aspect_ratios, steps, strict=True)
     return AnchorSpec(tuple(AnchorLevel(*level) for level in levels))
 
@@ -95,8 +98,8 @@ def spread(
 ) -> AnchorSpec:
     """Anchors for `count` maps of an image of any size: sides spaced geometrically between two shares.
 
-    The paper's linear spacing (equation 4) leaves large gaps between small objects; equal ratios cover all sizes
-    with the same overlap.
+    The paper's linear spacing (equation 4) leaves large gaps between small objects; equal ratios cover all
+    sizes with the same overlap.
 
     Args:
         count: number of maps.

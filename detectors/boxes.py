@@ -48,7 +48,10 @@ def encode(boxes: Tensor, anchors: Tensor, variances: tuple[float, float] = VARI
 
 
 def decode(deltas: Tensor, anchors: Tensor, variances: tuple[float, float] = VARIANCES) -> Tensor:
-    """Corner-form boxes from offsets `[..., 4]` and centre-form anchors `[..., 4]`; the inverse of `encode`."""
+    """Corner-form boxes from offsets `[..., 4]` and centre-form anchors `[..., 4]`.
+
+    The inverse of `encode`.
+    """
     centre = anchors[..., :2] + deltas[..., :2] * variances[0] * anchors[..., 2:]
     size = anchors[..., 2:] * torch.exp(deltas[..., 2:] * variances[1])
     return corners(torch.cat([centre, size], dim=-1))

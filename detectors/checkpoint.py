@@ -33,7 +33,8 @@ class Checkpoint:
         spec: rebuilds the full detector.
         geometry: channel counts of the layers that differ from the full detector; empty for a full one.
         state: the state dict.
-        meta: anything plain that should travel along; `parent` is the fingerprint of the model it was cut from.
+        meta: anything plain that should travel along; `parent` is the fingerprint of the model it was cut
+            from.
     """
 
     spec: DetectorSpec
@@ -162,7 +163,8 @@ def read(path: str | Path) -> Any:
         if pickled is None:
             raise CheckpointError(_broken(path)) from None
         raise CheckpointError(
-            f"{path} is a pickled module (class {pickled[1]}), which would run code when loaded; where that code lives, "
+            f"{path} is a pickled module (class {pickled[1]}), which would run code when loaded; where that "
+            "code lives, "
             "save its state dict instead: torch.save(model.state_dict(), PATH)"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError, IndexError):
@@ -175,7 +177,10 @@ def is_ours(payload: Any) -> bool:
 
 
 def parse(payload: dict[str, Any], source: str) -> Checkpoint:
-    """The checkpoint in the content of a file of ours; raises CheckpointError for a newer or incomplete one."""
+    """The checkpoint in the content of a file of ours.
+
+    Raises CheckpointError for a newer or incomplete one.
+    """
     if payload.get("version", 0) > VERSION:
         raise CheckpointError(
             f"{source} has format version {payload['version']}, this program reads up to {VERSION}"
@@ -246,7 +251,8 @@ def _fill(module: torch.nn.Module, state: dict[str, Tensor], source: str) -> Non
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise CheckpointError(f"{source} does not fit the detector: {', '.join(faults[:3])}{more}")
-    # torch 0.3 wrote no num_batches_tracked; strict loading accepts that only for keys that the module fills in.
+    # torch 0.3 wrote no num_batches_tracked; strict loading accepts that only for keys that the module fills
+    # in.
     module.load_state_dict({key: state.get(key, own[key]) for key in own}, strict=True)
 
 

@@ -25,7 +25,8 @@ def load(schema: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
         overrides: `key=value` with dotted keys, applied in order; values are read as YAML.
 
     Raises:
-        ConfigError: a missing file, broken YAML, a `base` circle, an unknown key or a value of another type; the
+        ConfigError: a missing file, broken YAML, a `base` circle, an unknown key or a value of another type;
+        the
             message names the file or override, the full key and the nearest known one.
     """
     merged = OmegaConf.structured(schema)

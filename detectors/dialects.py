@@ -32,8 +32,8 @@ class Published:
             return {}
         if self.classes not in known:
             raise CheckpointError(
-                f"{path} is ambiguous: weights of {self.classes} classes do not tell which default boxes they were trained "
-                f"with; pass name={self.name!r} and anchors='voc' or 'coco'"
+                f"{path} is ambiguous: weights of {self.classes} classes do not tell their default boxes; "
+                f"pass name={self.name!r} and anchors='voc' or 'coco'"
             )
         return {"anchors": known[self.classes]}
 
@@ -55,14 +55,15 @@ def tensors(payload: Any, path: str) -> dict[str, Tensor]:
 
 
 def recognise(state: dict[str, Tensor], path: str) -> Published:
-    """Finds which published network a state dict is of (ssd.pytorch's keys, or the 2018 pruning tool's `base.`).
+    """Finds which published network a state dict is of: ssd.pytorch's keys, or the 2018 tool's `base.`.
 
     Raises:
         CheckpointError: a backbone alone, or keys of no known network.
     """
     if all(re.match(r"^(features\.)?\d+\.(weight|bias)$", key) for key in state):
         raise CheckpointError(
-            f"{path} holds a backbone alone; name the detector and give the file as detector.backbone_weights={path}"
+            f"{path} holds a backbone alone; name the detector and give the file as "
+            f"detector.backbone_weights={path}"
         )
     heads = sum(bool(re.match(r"^conf\.\d+\.weight$", key)) for key in state)
     names = {6: "ssd300_vgg16", 7: "ssd512_vgg16"}

@@ -1,4 +1,7 @@
-"""Errors that a user can cause: one family, shown as one line (what, where, why, what to do) and exit status 2."""
+"""Errors that a user can cause.
+
+One family, shown as one line (what, where, why, what to do) and exit status 2.
+"""
 
 
 class UserError(Exception):

@@ -12,7 +12,8 @@ from detectors.errors import RunError
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file under a temporary name beside it, then renames it: the older file stays whole if anything fails.
+    """Writes a file under a temporary name beside it, then renames it: the older file stays whole if anything
+    fails.
 
     Raises:
         RunError: a full disk, a read-only folder, or any other refusal of the file system.

@@ -11,8 +11,8 @@ BACKGROUND = -1
 def match(anchors: Tensor, boxes: Tensor, threshold: float = 0.5) -> Tensor:
     """Assigns anchors to objects (SSD, section 2.2, "Matching strategy").
 
-    Each anchor takes the object it overlaps most, if by at least `threshold`; then each object takes the anchor that
-    overlaps it most, whatever the overlap, a later object before an earlier one.
+    Each anchor takes the object it overlaps most, if by at least `threshold`; then each object takes the
+    anchor that overlaps it most, whatever the overlap, a later object before an earlier one.
 
     Args:
         anchors: `[A, 4]` corner form.

@@ -39,7 +39,8 @@ def select(scores: Tensor, boxes: Tensor, size: tuple[int, int], options: Postpr
     Returns:
         Detections in pixels of the original image, clipped to it, best first.
     """
-    # Column by column: the best top_k of each class, so that the suppression never sees more than C * top_k boxes.
+    # Column by column: the best top_k of each class, so that the suppression never sees more than C * top_k
+    # boxes.
     best, anchor = scores.t().topk(min(options.top_k, len(scores)), dim=1)
     label = torch.arange(scores.shape[1], device=scores.device)[:, None].expand_as(best)
     above = best > options.score_threshold

@@ -14,8 +14,8 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Functions and classes by name, filled by the decorator `register`.
 
-    The modules of `package` are imported when a name is first asked for, so that a new file in that package is
-    found by itself and a mere `import detectors` stays cheap.
+    The modules of `package` are imported when a name is first asked for, so that a new file in that package
+    is found by itself and a mere `import detectors` stays cheap.
 
     Args:
         kind: what is registered, in the singular, as error messages say it ("detector").

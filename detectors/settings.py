@@ -1,11 +1,17 @@
-"""What a recipe may say about detectors, data, training and evaluation. Imports no torch: a typo is answered at once."""
+"""What a recipe may say about detectors, data, training and evaluation. Imports no torch.
+
+A typo is answered at once.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
 def setting(default: Any, help: str) -> Any:
-    """A dataclass field with the line that `--help` prints for it; lists and dicts are copied for each instance."""
+    """A dataclass field with the line that `--help` prints for it.
+
+    Lists and dicts are copied for each instance.
+    """
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata={"help": help})
     if isinstance(default, type):

@@ -1,9 +1,9 @@
 """The types that travel between the parts, and THE page on coordinates, labels and units.
 
-Coordinates: boxes are float32 `[N, 4]` xyxy in pixels of the image they travel with: the resized image in a `Target`
-that a batch holds, the original image in `Detections`. x grows to the right, y downwards; a box covers `[x1, x2)`.
-Labels: int64, 0-based, without a background class; `num_classes == len(spec.classes)`. Softmax heads shift by one
-inside and keep column 0 for the background.
+Coordinates: boxes are float32 `[N, 4]` xyxy in pixels of the image they travel with: the resized image in a
+`Target` that a batch holds, the original image in `Detections`. x grows to the right, y downwards; a box
+covers `[x1, x2)`. Labels: int64, 0-based, without a background class; `num_classes == len(spec.classes)`.
+Softmax heads shift by one inside and keep column 0 for the background.
 Images: float32 RGB, 0..1, `[B, 3, H, W]`; each detector normalises inside. Sizes are (height, width).
 Cost is in MACs (one multiply and add); GFLOPs = 2 x GMACs, only in reports.
 """
@@ -45,7 +45,10 @@ class Target:
 
     @staticmethod
     def of(boxes: Any, labels: Any, difficult: Any = None, crowd: Any = None) -> "Target":
-        """A checked target from lists or tensors; flags left out are all False. Raises ValueError on odd shapes."""
+        """A checked target from lists or tensors; flags left out are all False.
+
+        Raises ValueError on odd shapes.
+        """
         boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
         flags = [
@@ -123,7 +126,10 @@ class Detections:
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """What rebuilds a full detector: its registered name, its class names, its builder's options (plain data)."""
+    """What rebuilds a full detector.
+
+    Its registered name, its class names, its builder's options (plain data).
+    """
 
     name: str
     classes: tuple[str, ...]

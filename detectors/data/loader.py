@@ -1,6 +1,7 @@
 """Batches for training and for scoring: the same ones, to the bit, for any number of workers."""
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,6 +163,12 @@ def _loader(samples: Any, plan: _Plan, workers: int) -> DataLoader:
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_interrupts,
         # Given one of its own, or it would draw from the global generator.
         generator=torch.Generator(),
     )
+
+
+def _leave_interrupts(worker: int) -> None:
+    """A worker leaves Ctrl-C, which reaches it too, to the training process, which saves first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

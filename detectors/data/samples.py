@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from detectors.data import AUGMENTATIONS, Augmentation, Dataset
-from detectors.data.image_files import resize
 from detectors.errors import DataError
+from detectors.images import resize
 from detectors.types import Batch, Target
 
 # Epoch and position in the data set: all that decides a training sample, next to the seed.

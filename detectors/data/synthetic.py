@@ -12,9 +12,9 @@ from torch import Tensor
 
 from detectors.data import DATASETS, Split
 from detectors.data.ground import add_noise, draw_colour, draw_ground
-from detectors.data.image_files import read_all, resize, shrunk_size
 from detectors.data.shapes import SHAPES, TEXTURES, Figure, class_names, draw_figure
 from detectors.errors import ConfigError, DataError
+from detectors.images import read_all, resize, shrunk_size
 from detectors.registry import did_you_mean
 from detectors.settings import DataConfig, SyntheticConfig
 from detectors.types import Target

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from detectors.data import AUGMENTATIONS, Augmentation
-from detectors.data.image_files import resize
+from detectors.images import resize
 from detectors.types import Target
 
 # The mean colour of ImageNet in RGB, which SSD's VGG-16 subtracts and with which SSD fills larger canvases.
@@ -49,6 +49,12 @@ def ssd(size: tuple[int, int]) -> Augmentation:
 def light(size: tuple[int, int]) -> Augmentation:
     """Mild colours, window of at least 0.6 of the area, flip; cheap, for small sets trained in minutes."""
     return functools.partial(_light, size=size)
+
+
+@AUGMENTATIONS.register("overhead")
+def overhead(size: tuple[int, int]) -> Augmentation:
+    """As light, and turned upside down every second time: for images without an up, such as micrographs."""
+    return functools.partial(_overhead, size=size)
 
 
 @AUGMENTATIONS.register("flip")
@@ -89,13 +95,23 @@ def _light(image: Tensor, target: Target, *, size: tuple[int, int]) -> tuple[Ten
     return _shift_colours(image), target
 
 
+def _overhead(image: Tensor, target: Target, *, size: tuple[int, int]) -> tuple[Tensor, Target]:
+    image, target = _light(image, target, size=size)
+    return _mirror(image, target, across=False) if torch.rand(()) < 0.5 else (image, target)
+
+
 def _flip(image: Tensor, target: Target, *, size: tuple[int, int]) -> tuple[Tensor, Target]:
     image, target = _fit(image, target, size=size)
-    if torch.rand(()) >= 0.5:
-        return image, target
+    return _mirror(image, target, across=True) if torch.rand(()) < 0.5 else (image, target)
+
+
+def _mirror(image: Tensor, target: Target, *, across: bool) -> tuple[Tensor, Target]:
+    """Left and right exchanged, or (not `across`) top and bottom."""
+    height, width = image.shape[-2:]
     x1, y1, x2, y2 = target.boxes.unbind(1)
-    mirrored = torch.stack((size[1] - x2, y1, size[1] - x1, y2), dim=1)
-    return image.flip(-1), Target(mirrored, target.labels, target.difficult, target.crowd)
+    corners = (width - x2, y1, width - x1, y2) if across else (x1, height - y2, x2, height - y1)
+    mirrored = Target(torch.stack(corners, dim=1), target.labels, target.difficult, target.crowd)
+    return image.flip(-1 if across else -2), mirrored
 
 
 def _fit(image: Tensor, target: Target, *, size: tuple[int, int]) -> tuple[Tensor, Target]:

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from detectors.data import DATASETS, Split
 from detectors.data.faults import Faults, advised
-from detectors.data.image_files import SUFFIXES, header_size, read_image, resize, shrunk_size
 from detectors.data.voc_xml import check_object, read_annotation
 from detectors.errors import ConfigError, DataError
+from detectors.images import SUFFIXES, header_size, read_image, resize, shrunk_size
 from detectors.settings import DataConfig
 from detectors.types import Target
 

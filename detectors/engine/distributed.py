@@ -31,7 +31,10 @@ class Place:
 
 @contextmanager
 def joined() -> Iterator[Place]:
-    """Joins the group that torchrun's environment describes, or stands alone; uses CUDA where there is some."""
+    """Joins the group that torchrun's environment describes, or stands alone.
+
+    Uses CUDA where there is some.
+    """
     cuda = torch.cuda.is_available()
     if "RANK" not in os.environ:
         yield Place(0, 1, torch.device("cuda" if cuda else "cpu"))

@@ -63,8 +63,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Trains a detector in place and leaves it in evaluation mode.
 
-    A run that was stopped goes on from `state_file` and ends, on a CPU with the same thread count, with the weights
-    of an unbroken run to the bit: nothing random happens outside the loader.
+    A run that was stopped goes on from `state_file` and ends, on a CPU with the same thread count, with the
+    weights of an unbroken run to the bit: nothing random happens outside the loader.
 
     Args:
         detector: already on `place.device`.
@@ -133,7 +133,10 @@ def fit(
 def _step(
     compute: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, settings: TrainConfig
 ) -> dict[str, float]:
-    """One optimizer step; the values of the loss terms. Leaves the weights alone where a loss is not finite."""
+    """One optimizer step; the values of the loss terms.
+
+    Leaves the weights alone where a loss is not finite.
+    """
     images = batch.images
     if settings.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -238,7 +241,10 @@ def _resume(path: Path, detector: Detector, optimizer: torch.optim.Optimizer, sc
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Turns SIGINT and SIGTERM into a flag, so that the step under way is finished; a second one stops at once."""
+    """Turns SIGINT and SIGTERM into a flag, so that the step under way is finished.
+
+    A second one stops at once.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -20,7 +20,8 @@ def multibox_loss(
     threshold: float = 0.5,
     negatives: float = 3.0,
 ) -> dict[str, Tensor]:
-    """The training objective of SSD (section 2.2, equations 1 to 3), both terms divided by the batch's positives.
+    """The training objective of SSD (section 2.2, equations 1 to 3), both terms divided by the batch's
+    positives.
 
     An image without objects has no positives and so, as published, no negatives: it adds nothing.
 

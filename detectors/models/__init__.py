@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from detectors.models.base import Detector
 
 
-# A function of the spec and of keyword options, each with a default, that gives a detector with initial weights.
+# A function of the spec and of keyword options, each with a default, that gives a detector with initial
+# weights.
 Builder: TypeAlias = Callable[..., "Detector"]
 
 DETECTORS: Registry[Builder] = Registry("detector", "detectors.models")
@@ -27,7 +28,8 @@ def build(name: str, classes: Sequence[str], **options: Any) -> "Detector":
         options: keyword options of that builder; plain data only.
 
     Raises:
-        ConfigError: an unknown name or option, an option's value that does not fit, no classes or a class twice.
+        ConfigError: an unknown name or option, an option's value that does not fit, no classes or a class
+        twice.
     """
     builder = DETECTORS[name]
     if not classes or len(set(classes)) != len(classes):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detectors.anchors import AnchorSpec
 from detectors.boxes import decode
-from detectors.images import to_size
+from detectors.images import resize
 from detectors.losses.multibox import multibox_loss
 from detectors.models.layers import Normalise
 from detectors.postprocess import PostprocessOptions, select
@@ -22,8 +22,8 @@ class Detector(nn.Module):
 
     Args:
         spec: what rebuilds the full detector.
-        network: normalised images -> for each level (class logits, box deltas), `[B, per_cell * K, h, w]`; `per_cell`
-            consecutive blocks of K = 1 + num_classes, or 4, channels.
+        network: normalised images -> for each level (class logits, box deltas), `[B, per_cell * K, h, w]`;
+            `per_cell` consecutive blocks of K = 1 + num_classes, or 4, channels.
         anchors: default boxes of the levels.
         size: (height, width) of the input.
         normalise: what the network's weights expect.
@@ -59,7 +59,10 @@ class Detector(nn.Module):
         return len(self.spec.classes)
 
     def dense(self, images: Tensor) -> HeadMaps:
-        """`[B, 3, H, W]`, 0..1 -> for each level (logits, deltas) before flattening: traced, counted, exported."""
+        """`[B, 3, H, W]`, 0..1 -> for each level (logits, deltas) before flattening.
+
+        Traced, counted, exported.
+        """
         maps: HeadMaps = self.network(self.normalise(images))
         return maps
 
@@ -104,8 +107,8 @@ class Detector(nn.Module):
         """Finds objects, in evaluation mode, whatever mode the detector is in.
 
         Args:
-            images: one image `[3, h, w]` of any size, uint8 or float 0..1; or with `sizes` a batch `[B, 3, H, W]` of
-                float 0..1 that already has the input size.
+            images: one image `[3, h, w]` of any size, uint8 or float 0..1; or with `sizes` a batch `[B, 3, H,
+                W]` of float 0..1 that already has the input size.
             sizes: (height, width) of the original images of a batch.
 
         Returns:
@@ -121,7 +124,7 @@ class Detector(nn.Module):
                     f"one image is [3, height, width], got {list(images.shape)}; a batch needs its sizes"
                 )
             sizes = [(images.shape[1], images.shape[2])]
-            images = to_size(images, self.size)[None].to(self.anchors.device)
+            images = resize(images, self.size)[None].to(self.anchors.device)
             images = images.float() / 255 if images.dtype == torch.uint8 else images
         was_training = self.training
         self.eval()

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 
 class L2Norm(nn.Module):
-    """Scales each position to unit length over the channels, then each channel by a learnt weight (ParseNet; SSD 3.1).
+    """Scales each position to unit length over the channels, then each channel by a learnt weight (ParseNet;
+    SSD 3.1).
 
     `weight * x / (sqrt(sum_c x^2) + 1e-10)`, as ssd.pytorch computes it.
     """
@@ -75,7 +76,10 @@ def conv_block(
 
 
 def initialise(network: nn.Module) -> None:
-    """Initial weights: He's (2015) before a batch norm's ReLU, Xavier's elsewhere as ssd.pytorch does; biases 0."""
+    """Initial weights: He's (2015) before a batch norm's ReLU, Xavier's elsewhere as ssd.pytorch does.
+
+    Biases 0.
+    """
     batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -21,7 +21,8 @@ _STEPS_300 = (8, 16, 32, 64, 100, 300)
 _STEPS_512 = (8, 16, 32, 64, 128, 256, 512)
 _RATIOS_300 = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
 _RATIOS_512 = ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,))
-# Smallest sides of the default boxes on each map, and the side that follows the last one (caffe's SSD scripts).
+# Smallest sides of the default boxes on each map, and the side that follows the last one (caffe's SSD
+# scripts).
 _SIZES = {
     (300, "voc"): (30, 60, 111, 162, 213, 264, 315),
     (300, "coco"): (21, 45, 99, 153, 207, 261, 315),
@@ -110,7 +111,8 @@ def ssd_vgg16_bn(
     scales: tuple[float, float] = (0.1, 0.9),
     aspect_ratios: tuple[float, ...] = (2.0, 3.0),
 ) -> Detector:
-    """SSD over VGG16 with batch norm, for any image size; trains from scratch, at a small width in minutes on a CPU.
+    """SSD over VGG16 with batch norm, for any image size; trains from scratch, at a small width in minutes on
+    a CPU.
 
     Args:
         spec: name, classes and options.

@@ -28,7 +28,8 @@ _CONFIG: tuple[int | str, ...] = (
 class VGG16(nn.Module):
     """VGG16 up to conv5_3, then pool5 3x3 stride 1, fc6 3x3 dilation 6 and fc7 1x1 (SSD, section 3.1).
 
-    Without batch norm the indices of `features` are those of ssd.pytorch's `vgg.N` and of `vgg16_reducedfc.pth`.
+    Without batch norm the indices of `features` are those of ssd.pytorch's `vgg.N` and of
+    `vgg16_reducedfc.pth`.
 
     Args:
         width: multiplier on every channel count.

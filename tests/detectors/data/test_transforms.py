@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from detectors.data import AUGMENTATIONS
-from detectors.data.image_files import resize
+from detectors.images import resize
 from detectors.types import Target
 
 NAMES = ("flip", "light", "none", "ssd")

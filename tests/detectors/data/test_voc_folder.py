@@ -6,9 +6,9 @@ from torchvision.io import write_png
 from voc_folder import VocFolder
 
 from detectors.data import DATASETS, build
-from detectors.data.image_files import header_size, read_image
 from detectors.data.voc import VOC_CLASSES
 from detectors.errors import ConfigError, DataError
+from detectors.images import header_size, read_image
 from detectors.settings import DataConfig
 
 MEND = "Mend it, or set data.on_error=skip to leave it out."

@@ -1,0 +1,81 @@
+"""Uniform 20 % filter pruning gives the widths, the weights and the outputs of the tool this project starts from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from fill import difference, filled, load, network_input
+
+import compress
+import detectors
+from detectors import dialects
+from detectors.data.voc import VOC_CLASSES
+from detectors.models.base import Detector
+
+PACK = Path(__file__).parent / "packs" / "tencent" / "vgg"
+TOLERANCE = 5e-4  # the packs' README
+
+
+@pytest.fixture(scope="module")
+def pack():
+    return load(PACK)
+
+
+@pytest.fixture(scope="module")
+def dense(pack, tmp_path_factory) -> Detector:
+    path = tmp_path_factory.mktemp("tencent") / "ssd_vgg.pth"
+    torch.save(filled(pack[0]), path)
+    return detectors.load(path, classes=VOC_CLASSES)
+
+
+@pytest.fixture(scope="module")
+def pruned(dense) -> Detector:
+    return compress.prune(
+        dense,
+        ratio=0.2,
+        criterion="l1",
+        order="sequential",
+        multiple=1,
+        floor=0.0,
+        # The original leaves alone the extras and the two layers that feed the heads.
+        skip=("extras.*", "backbone.features.21", "backbone.features.33"),
+    )
+
+
+def compare(detector: Detector, pack, boxes: str, classes: str) -> None:
+    description, arrays = pack
+    with torch.no_grad():
+        outputs = detector.outputs(detector.network(network_input(description)))
+    assert list(outputs.deltas.shape) == description["outputs"][boxes]["shape"]
+    assert difference(outputs.deltas, arrays[boxes]) < TOLERANCE
+    assert difference(outputs.logits, arrays[classes]) < TOLERANCE
+
+
+def test_dense_outputs_equal_the_reference(dense, pack):
+    compare(dense, pack, "out0", "out1")
+
+
+def test_pruned_shapes_equal_the_reference(pruned, pack):
+    # Empty tensors carry the original's shapes through the translation of its keys.
+    shapes = {key: torch.empty(shape, device="meta") for key, shape in pack[0]["pruned"]["shapes"].items()}
+    expected = {key: list(t.shape) for key, t in dialects.recognise(shapes, "pack").state.items()}
+    assert {key: list(t.shape) for key, t in pruned.network.state_dict().items()} == expected
+    assert sum(p.numel() for p in pruned.parameters()) == pack[0]["pruned"]["parameters"] == 19_862_013
+
+
+def test_pruned_outputs_equal_the_reference(pruned, pack):
+    compare(pruned, pack, "pruned_out0", "pruned_out1")
+
+
+def test_pruning_leaves_the_dense_detector_alone(dense, pruned, pack):
+    assert pruned is not dense
+    assert sum(p.numel() for p in dense.parameters()) == pack[0]["parameters"]
+    compare(dense, pack, "out0", "out1")
+
+
+def test_scoring_on_the_dense_weights_chooses_other_filters(dense, pruned):
+    parallel = compress.prune(dense, ratio=0.2, multiple=1, floor=0.0, skip=("extras.*", "*.21", "*.33"))
+    ours, theirs = pruned.network.state_dict(), parallel.network.state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+    assert torch.equal(ours["backbone.features.0.weight"], theirs["backbone.features.0.weight"])
+    assert not torch.equal(ours["backbone.features.28.weight"], theirs["backbone.features.28.weight"])
