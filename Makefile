@@ -17,7 +17,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 quickstart: $(READY)
-	$(RUN) prune.py recipes/quickstart.yaml
+	$(RUN) prune.py recipes/quickstart.yaml model=weights/quickstart.pth
 
 test: $(READY)
 	$(RUN) -m pytest

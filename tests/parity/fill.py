@@ -1,7 +1,8 @@
 """Deterministic weights and input for the reference packs in this folder.
 
-A pack says for every key of the original network's state dict its shape and how it was filled; `filled(pack)` draws the same
-tensors again, whatever the order of the keys, so that a reimplementation can be given exactly the weights that the original had.
+A pack says for every key of the original network's state dict its shape and how it was filled; `filled(pack)`
+draws the same tensors again, whatever the order of the keys, so that a reimplementation can be given exactly
+the weights that the original had.
 """
 
 import json
@@ -59,9 +60,9 @@ def sampled(tensor: torch.Tensor, count: int = 4096) -> np.ndarray:
 def difference(output: torch.Tensor, expected: np.ndarray, block: int = 32) -> float:
     """Largest relative difference over blocks of neighbouring samples.
 
-    Each block is measured against its own magnitude, because feature maps of one output can differ by six orders of
-    magnitude: against the largest value of the whole output, a wrong first map could pass. Float32 noise of the
-    originals stays below 1e-4.
+    Each block is measured against its own magnitude, because feature maps of one output can differ by six
+    orders of magnitude: against the largest value of the whole output, a wrong first map could pass. Float32
+    noise of the originals stays below 1e-4.
     """
     got = sampled(output).astype(np.float64)
     if got.shape != expected.shape:

@@ -1,4 +1,4 @@
-"""Uniform 20 % filter pruning gives the widths, the weights and the outputs of the tool this project starts from."""
+"""Uniform 20 % filter pruning gives the widths and outputs of the tool that this project starts from."""
 
 from pathlib import Path
 
@@ -25,7 +25,9 @@ def pack():
 def dense(pack, tmp_path_factory) -> Detector:
     path = tmp_path_factory.mktemp("tencent") / "ssd_vgg.pth"
     torch.save(filled(pack[0]), path)
-    return detectors.load(path, classes=VOC_CLASSES)
+    detector = detectors.load(path, classes=VOC_CLASSES)
+    path.unlink()
+    return detector
 
 
 @pytest.fixture(scope="module")

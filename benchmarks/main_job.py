@@ -1,0 +1,78 @@
+"""The main job by the clock: train, then prune, as a user would: python benchmarks/main_job.py RECIPE [key=value ...].
+
+Runs `train.py` and `prune.py` one after the other in a fresh folder, on an otherwise idle machine, and writes
+benchmarks/results/main_job_RECIPE.json and .md: seconds of each command from start to exit, the scores, the table of
+rounds, machine, library versions and date. With `model=PATH` the training is left out.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from compress.ledger import Ledger
+from compress.report import markdown, verdict
+from detectors.checkpoint import parse, read
+from detectors.evaluation.score import Score
+
+ROOT = Path(__file__).parent.parent
+
+
+def main(recipe: str, *overrides: str) -> None:
+    """Runs the job and writes what it took."""
+    scratch = Path(tempfile.mkdtemp())
+    given = [text.removeprefix("model=") for text in overrides if text.startswith("model=")]
+    overrides = tuple(text for text in overrides if not text.startswith("model="))
+    model = Path(given[0]) if given else scratch / "train" / "model.pth"
+    facts: dict[str, object] = {"date": date.today().isoformat(), "machine": machine(), "overrides": overrides}
+    if not given:
+        facts["train_seconds"] = seconds("train.py", recipe, *overrides, f"out={scratch / 'train'}")
+        facts["dense"] = parse(read(model), str(model)).meta["score"]
+    facts["prune_seconds"] = seconds("prune.py", recipe, *overrides, f"model={model}", f"out={scratch / 'prune'}")
+    ledger = Ledger(scratch / "prune" / "ledger.jsonl")
+    # Paths of the scratch folder mean nothing to a reader.
+    facts["ledger"] = [{key: value for key, value in e.items() if key != "file"} for e in ledger.entries]
+    name = ROOT / "benchmarks" / "results" / f"main_job_{Path(recipe).stem}"
+    name.parent.mkdir(exist_ok=True)
+    name.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    text = summary(facts, ledger)
+    name.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def summary(facts: dict[str, object], ledger: Ledger) -> str:
+    """The facts as Markdown."""
+    lines = [f"{facts['date']}, {facts['machine']}."]
+    if "dense" in facts:
+        score = Score.from_dict(facts["dense"])  # type: ignore[arg-type]
+        extra = f", AP50 {score.details['ap50']:.3f}" if "ap50" in score.details else ""
+        lines.append(f"train.py: {facts['train_seconds']:.0f} s; {score.line()}{extra}.")
+    lines.append(f"prune.py: {facts['prune_seconds']:.0f} s.")
+    return "\n".join([*lines, "", markdown(ledger), "", verdict(ledger), ""])
+
+
+def seconds(script: str, *arguments: str) -> float:
+    """Runs a command of the project and says how long it took; its output goes to the terminal."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True, cwd=ROOT)
+    return round(time.monotonic() - started, 1)
+
+
+def machine() -> str:
+    """Processor, cores and library versions."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    features = next((line for line in lines if line.startswith("flags")), "")
+    matrix = " with AMX" if "amx_bf16" in features else ""
+    cores = len(os.sched_getaffinity(0))
+    return f"{names[0] if names else platform.processor()}{matrix}, {cores} cores, torch {version('torch')}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

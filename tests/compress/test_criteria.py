@@ -1,0 +1,100 @@
+"""Scores by hand: filters, layers that make a channel together, and the other layout of transposed filters."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from toys import Concat, Depthwise, Flattened, Residual, ThreeConvs, Transposed, inputs, made
+
+from compress.criteria import CRITERIA
+from compress.graph import Group, trace
+from detectors.errors import ConfigError
+
+
+def group_of(model: nn.Module, name: str) -> Group:
+    return next(group for group in trace(model, inputs()).groups if group.name == name)
+
+
+def filled(layer: nn.Module, dim: int = 0) -> None:
+    """Filter k gets the weights k + 1 and -(k + 1) in turn, so that a plain mean would be near 0."""
+    weight = layer.weight
+    with torch.no_grad():
+        signs = torch.ones(weight[0].numel() if dim == 0 else weight[:, 0].numel())
+        signs[::2] = -1
+        for k in range(weight.shape[dim]):
+            part = weight.select(dim, k)
+            part.copy_((k + 1) * signs[: part.numel()].reshape(part.shape))
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2"])
+@pytest.mark.parametrize(
+    ("kind", "layer", "dim"),
+    [(ThreeConvs, "a", 0), (Concat, "right", 0), (Flattened, "hidden", 0), (Transposed, "down", 0)],
+)
+def test_a_filter_of_one_magnitude_scores_that_magnitude(
+    criterion: str, kind: type[nn.Module], layer: str, dim: int
+) -> None:
+    model = made(kind)
+    filled(model.get_submodule(layer), dim)
+    group = group_of(model, layer)
+    scores = CRITERIA[criterion](model, group)
+    assert scores.dtype == torch.float64
+    assert scores.tolist() == [float(k + 1) for k in range(group.channels)]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "of_filter"),
+    [("l1", (1 + 2 + 3 + 6) / 12), ("l2", math.sqrt((1 + 4 + 9 + 36) / 12))],
+)
+def test_a_filter_scores_the_mean_over_its_weights(criterion: str, of_filter: float) -> None:
+    model = made(Concat)
+    with torch.no_grad():
+        model.left.weight.zero_()
+        model.left.weight[2].view(-1)[:4] = torch.tensor([1.0, -2.0, 3.0, -6.0])
+    scores = CRITERIA[criterion](model, group_of(model, "left"))
+    # 27 weights each: the four that are not zero, spread over them.
+    scale = 12 / 27 if criterion == "l1" else math.sqrt(12 / 27)
+    assert scores[2].item() == pytest.approx(of_filter * scale, rel=1e-6)
+    assert scores[[0, 1, 3, 4, 5]].tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("criterion", "score"), [("l1", (2 + 4) / 2), ("l2", math.sqrt((4 + 16) / 2))]
+)
+def test_layers_that_make_a_channel_together_are_averaged(criterion: str, score: float) -> None:
+    model = made(Residual)
+    nn.init.constant_(model.stem.weight, -2.0)
+    nn.init.constant_(model.branch.weight, 4.0)
+    nn.init.constant_(model.head.weight, 99.0)  # reads the channels, does not make them
+    nn.init.constant_(model.stem.bias, 99.0)
+    assert CRITERIA[criterion](model, group_of(model, "stem")).tolist() == pytest.approx([score] * 8)
+
+
+def test_a_depthwise_filter_counts_with_the_filters_before_it() -> None:
+    model = made(Depthwise)
+    nn.init.constant_(model.stem.weight, 1.0)
+    filled(model.deep)
+    scores = CRITERIA["l1"](model, group_of(model, "stem"))
+    assert scores.tolist() == [(1 + k + 1) / 2 for k in range(8)]
+
+
+def test_filters_of_a_transposed_convolution_lie_in_the_second_dimension() -> None:
+    model = made(Transposed)
+    nn.init.constant_(model.side.weight, 0.0)
+    filled(model.up, dim=1)
+    assert CRITERIA["l1"](model, group_of(model, "up")).tolist() == [(k + 1) / 2 for k in range(6)]
+
+
+def test_scoring_leaves_the_network_alone() -> None:
+    model = made(Residual)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for name in CRITERIA.names():
+        CRITERIA[name](model, group_of(model, "stem"))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_an_unknown_criterion_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown criterion 'l3'.*l1"):
+        CRITERIA["l3"]

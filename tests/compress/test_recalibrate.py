@@ -1,0 +1,80 @@
+"""Batch norm statistics after a cut are those of the images that the network sees now."""
+
+import pytest
+import torch
+from torch import nn
+from toys import ConvNorm, ThreeConvs, made
+
+from compress.recalibrate import batch_norm_statistics
+
+
+def batches(count: int, size: int = 4) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(size, 3, 16, 16, generator=generator) * (k + 1) for k in range(count)]
+
+
+def test_the_first_norm_gets_mean_and_variance_over_all_images() -> None:
+    model = made(ConvNorm)
+    images = batches(5)
+    assert batch_norm_statistics(model, images) == 2
+    with torch.no_grad():
+        maps = [model.a(batch) for batch in images]
+    means = torch.stack([one.mean(dim=(0, 2, 3)) for one in maps])
+    variances = torch.stack([one.var(dim=(0, 2, 3)) for one in maps])
+    torch.testing.assert_close(model.a_norm.running_mean, means.mean(dim=0))
+    torch.testing.assert_close(model.a_norm.running_var, variances.mean(dim=0))
+    # Batches of equal size: the mean of their means is the mean over all images.
+    everything = torch.cat(maps)
+    torch.testing.assert_close(model.a_norm.running_mean, everything.mean(dim=(0, 2, 3)))
+
+
+def test_a_later_norm_is_measured_behind_the_norms_of_its_own_batch() -> None:
+    model = made(ConvNorm)
+    images = batches(3)
+    batch_norm_statistics(model, images)
+    means = []
+    with torch.no_grad():
+        for batch in images:
+            x = model.a(batch)
+            x = nn.functional.batch_norm(x, None, None, model.a_norm.weight, model.a_norm.bias, True)
+            means.append(model.b(x.relu()).mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(model.b_norm.running_mean, torch.stack(means).mean(dim=0))
+
+
+@pytest.mark.parametrize("before", [1, 7])
+def test_earlier_statistics_and_their_age_do_not_matter(before: int) -> None:
+    fresh, old = made(ConvNorm), made(ConvNorm)
+    old.a_norm.running_mean.fill_(100.0)
+    old.a_norm.num_batches_tracked.fill_(before)
+    batch_norm_statistics(fresh, batches(3))
+    batch_norm_statistics(old, batches(3))
+    assert all(torch.equal(a, b) for a, b in zip(fresh.buffers(), old.buffers(), strict=True))
+
+
+def test_momentum_is_put_back_and_only_statistics_change() -> None:
+    model = made(ConvNorm).train()
+    model.a_norm.momentum, model.b_norm.momentum = 0.03, None
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    batch_norm_statistics(model, batches(2))
+    assert (model.a_norm.momentum, model.b_norm.momentum) == (0.03, None)
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_without_batch_norm_no_batch_is_read() -> None:
+    def broken():
+        raise AssertionError("read a batch")
+        yield
+
+    assert batch_norm_statistics(made(ThreeConvs), broken()) == 0
+
+
+def test_without_batches_the_statistics_stay() -> None:
+    model = made(ConvNorm)
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        batch_norm_statistics(model, [])
+    except ValueError:
+        return  # saying so is fine; statistics of nothing at all are not
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), before, strict=True))
