@@ -19,13 +19,12 @@ def prune(recipe: Recipe, name: str) -> None:
     """The steps of the module's docstring."""
     from compress.cost import cost_of
     from compress.report import markdown, verdict, widths_table
-    from compress.rounds import Run, check_rounds, plan_round
+    from compress.rounds import Run, plan_round
     from compress.session import describe, need_model, open_all, run_folder
     from detectors.engine.distributed import joined
     from detectors.files import write_text
 
     need_model(recipe, "prune.py")
-    check_rounds(recipe.prune)
     with joined() as place:
         detector, (training, test) = open_all(recipe, ["train", "test"], place)
         graph, plan = plan_round(recipe.prune, 1, detector, cost_of(detector))

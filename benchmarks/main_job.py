@@ -30,11 +30,17 @@ def main(recipe: str, *overrides: str) -> None:
     given = [text.removeprefix("model=") for text in overrides if text.startswith("model=")]
     overrides = tuple(text for text in overrides if not text.startswith("model="))
     model = Path(given[0]) if given else scratch / "train" / "model.pth"
-    facts: dict[str, object] = {"date": date.today().isoformat(), "machine": machine(), "overrides": overrides}
+    facts: dict[str, object] = {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "overrides": overrides,
+    }
     if not given:
         facts["train_seconds"] = seconds("train.py", recipe, *overrides, f"out={scratch / 'train'}")
         facts["dense"] = parse(read(model), str(model)).meta["score"]
-    facts["prune_seconds"] = seconds("prune.py", recipe, *overrides, f"model={model}", f"out={scratch / 'prune'}")
+    facts["prune_seconds"] = seconds(
+        "prune.py", recipe, *overrides, f"model={model}", f"out={scratch / 'prune'}"
+    )
     ledger = Ledger(scratch / "prune" / "ledger.jsonl")
     # Paths of the scratch folder mean nothing to a reader.
     facts["ledger"] = [{key: value for key, value in e.items() if key != "file"} for e in ledger.entries]
@@ -66,7 +72,11 @@ def seconds(script: str, *arguments: str) -> float:
 
 def machine() -> str:
     """Processor, cores and library versions."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    lines = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if Path("/proc/cpuinfo").exists()
+        else []
+    )
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     features = next((line for line in lines if line.startswith("flags")), "")
     matrix = " with AMX" if "amx_bf16" in features else ""

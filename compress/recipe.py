@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from detectors.settings import DataConfig, DetectorConfig, EvalConfig, TrainConfig, setting
+from detectors.settings import DataConfig, DetectorConfig, EvalConfig, TrainConfig, require, setting
 
 
 @dataclass
@@ -45,6 +45,18 @@ class PruneConfig:
     recalibrate: Literal["none", "bn"] = setting("bn", "bn: after a cut, measure batch norm statistics anew")
     recalibration_images: int = setting(512, "training images that the statistics are measured on, at most")
     latency_runs: int = setting(30, "timed forward passes behind each latency; 0: none")
+
+    def __post_init__(self) -> None:
+        require(self.rounds >= 1, "prune.rounds", self.rounds, "1 or more")
+        epochs = self.epochs
+        one_each = epochs is None or (len(epochs) == self.rounds and all(count >= 0 for count in epochs))
+        require(one_each, "prune.epochs", epochs, f"a number of epochs for each of the {self.rounds} rounds")
+        require(self.multiple >= 1, "prune.multiple", self.multiple, "1 or more")
+        for name in ("floor", "largest_cut"):
+            require(0 <= getattr(self, name) <= 1, f"prune.{name}", getattr(self, name), "between 0 and 1")
+        images = self.recalibration_images
+        require(images >= 1, "prune.recalibration_images", images, "1 or more")
+        require(self.latency_runs >= 0, "prune.latency_runs", self.latency_runs, "0 or more")
 
 
 @dataclass

@@ -22,7 +22,7 @@ from detectors.data import Dataset
 from detectors.data.loader import train_loader
 from detectors.engine.distributed import Place, wait
 from detectors.engine.loop import fit
-from detectors.errors import PlanError, RunError
+from detectors.errors import RunError
 from detectors.evaluation.run import Predictions, paired_difference
 from detectors.models.base import Detector
 from detectors.settings import TrainConfig
@@ -298,14 +298,3 @@ def budget_of_round(settings: PruneConfig, first: Cost, number: int) -> Budget:
                 else math.floor(whole * (final / whole) ** (number / settings.rounds))
             )
     return Budget(**limits)
-
-
-def check_rounds(settings: PruneConfig) -> None:
-    """Raises PlanError for settings of the rounds that contradict each other."""
-    if settings.rounds < 1:
-        raise PlanError(f"prune.rounds={settings.rounds} is below 1")
-    if settings.epochs is not None and len(settings.epochs) != settings.rounds:
-        raise PlanError(
-            f"prune.epochs={settings.epochs} names {len(settings.epochs)} rounds, "
-            f"prune.rounds={settings.rounds}"
-        )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,15 +9,16 @@ import torch
 
 from compress.recipe import Recipe
 from detectors.checkpoint import class_difference, detector_in, is_ours, load_backbone, parse, read
-from detectors.config import dump, load
-from detectors.data import Dataset
+from detectors.config import dump, load, values_of
+from detectors.data import AUGMENTATIONS, DATASETS, Dataset
 from detectors.data import build as build_data
 from detectors.data.loader import TrainLoader, eval_loader, train_loader
 from detectors.engine.distributed import Place, wait
 from detectors.errors import ConfigError, RunError
+from detectors.evaluation import METRICS
 from detectors.evaluation.run import Predictions, Score, predictions, score
 from detectors.files import held, write_text
-from detectors.models import build
+from detectors.models import DETECTORS, build
 from detectors.models.base import Detector
 from detectors.postprocess import PostprocessOptions
 from detectors.settings import TrainConfig
@@ -40,6 +40,7 @@ def open_all(recipe: Recipe, splits: Sequence[Split], place: Place) -> tuple[Det
     Raises:
         UserError: data, checkpoint and recipe that are broken or do not fit each other.
     """
+    _check_names(recipe)
     payload = read(recipe.model) if recipe.model else None
     known = (
         parse(payload, str(recipe.model)).spec.classes if payload is not None and is_ours(payload) else None
@@ -166,6 +167,15 @@ def describe(dataset: Dataset, split: str, limit: int = 5) -> str:
     return "\n".join(lines)
 
 
+def _check_names(recipe: Recipe) -> None:
+    """Raises ConfigError for a name that no registry knows, before anything slow begins."""
+    DATASETS[recipe.data.name]
+    AUGMENTATIONS[recipe.data.augment]
+    METRICS[recipe.eval.metric]
+    if recipe.detector.name is not None:
+        DETECTORS[recipe.detector.name]
+
+
 def _options(recipe: Recipe) -> dict[str, Any]:
     """The builder's options: those that every detector may have, and the free ones."""
     common = {"size": recipe.detector.size, "width": recipe.detector.width}
@@ -174,25 +184,12 @@ def _options(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_same(saved: Recipe, recipe: Recipe, sections: Sequence[str], folder: Path) -> None:
-    for section in sections:
-        before, now = (_flat({section: _plain(getattr(r, section))}) for r in (saved, recipe))
-        free = [f"{section}.{key}" for key in _FREE.get(section, ())]
-        for key in sorted((before.keys() | now.keys()) - set(free)):
-            if before.get(key) != now.get(key):
-                raise RunError(
-                    f"{folder} holds a run with {key}={before.get(key)}, this recipe says {now.get(key)}; "
-                    "give this run its own folder with out=PATH, or delete the folder to start over"
-                )
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
+    before, now = values_of(saved), values_of(recipe)
+    for key in sorted(before.keys() | now.keys()):
+        section, _, name = key.partition(".")
+        if section not in sections or name in _FREE.get(section, ()) or before.get(key) == now.get(key):
+            continue
+        raise RunError(
+            f"{folder} holds a run with {key}={before.get(key)}, this recipe says {now.get(key)}; "
+            "give this run its own folder with out=PATH, or delete the folder to start over"
+        )

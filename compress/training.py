@@ -7,7 +7,7 @@ from compress.cost import cost_of
 from compress.recipe import Recipe
 from compress.session import describe, loader_of, open_all, predictions_of, run_folder, scored
 from detectors.checkpoint import fingerprint, save
-from detectors.config import dump
+from detectors.config import changes
 from detectors.engine.distributed import joined
 from detectors.engine.loop import fit
 from detectors.settings import TrainConfig
@@ -27,7 +27,7 @@ def training_run(
     """
     with joined() as place:
         if place.leads:
-            print(dump(recipe))
+            print(f"{changes(recipe)}\n")
         detector, (training, test) = open_all(recipe, ["train", "test"], place)
         meta = {"parent": fingerprint(detector)} if recipe.model else {}
         if place.leads:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -40,6 +40,22 @@ def dump(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
+def changes(config: Any) -> str:
+    """`key=value` for every setting that differs from its default, one on a line."""
+    defaults = values_of(type(config)())
+    changed = [
+        (key, value)
+        for key, value in values_of(config).items()
+        if key not in defaults or defaults[key] != value
+    ]
+    return "\n".join(f"{key}={_written(value)}" for key, value in changed)
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """Every setting of a filled schema by its dotted key."""
+    return dict(_flat(OmegaConf.to_container(OmegaConf.structured(config))))
+
+
 def key_lines(schema: type, prefix: str = "") -> list[tuple[str, str, str]]:
     """(dotted key, default, help) of every setting, in the order of the schema, for `--help`."""
     lines = []
@@ -49,9 +65,7 @@ def key_lines(schema: type, prefix: str = "") -> list[tuple[str, str, str]]:
         if dataclasses.is_dataclass(value):
             lines += key_lines(type(value), f"{prefix}{spec.name}.")
         else:
-            default = "null" if value is None else yaml.safe_dump(value, default_flow_style=True)
-            default = default.strip().removesuffix("...").strip()
-            lines.append((prefix + spec.name, default, spec.metadata.get("help", "")))
+            lines.append((prefix + spec.name, _written(value), spec.metadata.get("help", "")))
     return lines
 
 
@@ -108,7 +122,10 @@ def _merge(config: DictConfig, values: dict[str, Any], source: str) -> DictConfi
         return cast(DictConfig, OmegaConf.merge(config, values))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "value"
-        raise ConfigError(f"{source}: {key}: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        if "is not a ListConfig" in reason:  # omegaconf's own words name its classes, not what to write
+            reason = "takes a list, such as [1, 2]"
+        raise ConfigError(f"{source}: {key}: {reason}") from None
 
 
 def _check_keys(config: DictConfig, values: dict[str, Any], source: str, prefix: str = "") -> None:
@@ -122,8 +139,26 @@ def _check_keys(config: DictConfig, values: dict[str, Any], source: str, prefix:
             hint = did_you_mean(str(key), known)
             raise ConfigError(f"{source}: unknown key {prefix}{key}{hint}")
         child = config._get_node(key)
-        if isinstance(child, DictConfig) and isinstance(value, dict):
-            _check_keys(child, value, source, f"{prefix}{key}.")
+        if not isinstance(child, DictConfig):
+            continue
+        if not isinstance(value, dict):
+            raise ConfigError(f"{source}: {prefix}{key} holds keys of its own; write {prefix}{key}.KEY=value")
+        _check_keys(child, value, source, f"{prefix}{key}.")
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in a nested mapping."""
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for key, item in value.items():
+        yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _written(value: Any) -> str:
+    """A value as YAML on one line, the way an override is typed."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return text.strip().removesuffix("...").strip()
 
 
 def _one_line(error: Exception) -> str:

@@ -6,6 +6,8 @@ A typo is answered at once.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from detectors.errors import ConfigError
+
 
 def setting(default: Any, help: str) -> Any:
     """A dataclass field with the line that `--help` prints for it.
@@ -17,6 +19,12 @@ def setting(default: Any, help: str) -> Any:
     if isinstance(default, type):
         return field(default_factory=default, metadata={"help": help})
     return field(default=default, metadata={"help": help})
+
+
+def require(holds: bool, key: str, value: Any, wanted: str) -> None:
+    """Raises ConfigError, naming the key, unless a value is what it must be."""
+    if not holds:
+        raise ConfigError(f"{key}={value} does not work: it must be {wanted}")
 
 
 @dataclass
@@ -69,6 +77,12 @@ class DataConfig:
     workers: int = setting(1, "processes that prepare training images; 0: the training process itself")
     synthetic: SyntheticConfig = setting(SyntheticConfig, "the drawn data set (data.name=synthetic)")
 
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        require(
+            self.max_side is None or self.max_side >= 1, "data.max_side", self.max_side, "1 or more, or null"
+        )
+
 
 @dataclass
 class TrainConfig:
@@ -91,6 +105,17 @@ class TrainConfig:
     seed: int = setting(0, "seed of weights, order and augmentation")
     save_every: int = setting(1, "epochs between resumable checkpoints")
 
+    def __post_init__(self) -> None:
+        # One class serves `train` and `finetune`, so the messages name both by what they share.
+        for name, least in (("epochs", 0), ("batch", 1), ("save_every", 1)):
+            value = getattr(self, name)
+            require(value >= least, f"train or finetune: {name}", value, f"{least} or more")
+        require(self.lr > 0, "train or finetune: lr", self.lr, "above 0")
+        require(self.weight_decay >= 0, "train or finetune: weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.warmup < 1, "train or finetune: warmup", self.warmup, "a share from 0 to below 1")
+        clip = self.clip_norm
+        require(clip is None or clip > 0, "train or finetune: clip_norm", clip, "above 0, or null")
+
 
 @dataclass
 class EvalConfig:
@@ -104,3 +129,9 @@ class EvalConfig:
     top_k: int = setting(200, "candidates for each class of an image that enter NMS")
     keep: int = setting(200, "detections of an image that leave NMS")
     bootstrap: int = setting(1000, "resamples of the images behind the interval; 0: no interval")
+
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "nms_iou"):
+            require(0 <= getattr(self, name) <= 1, f"eval.{name}", getattr(self, name), "between 0 and 1")
+        for name, least in (("batch", 1), ("top_k", 1), ("keep", 1), ("bootstrap", 0)):
+            require(getattr(self, name) >= least, f"eval.{name}", getattr(self, name), f"{least} or more")

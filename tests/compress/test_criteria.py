@@ -59,9 +59,7 @@ def test_a_filter_scores_the_mean_over_its_weights(criterion: str, of_filter: fl
     assert scores[[0, 1, 3, 4, 5]].tolist() == [0.0] * 5
 
 
-@pytest.mark.parametrize(
-    ("criterion", "score"), [("l1", (2 + 4) / 2), ("l2", math.sqrt((4 + 16) / 2))]
-)
+@pytest.mark.parametrize(("criterion", "score"), [("l1", (2 + 4) / 2), ("l2", math.sqrt((4 + 16) / 2))])
 def test_layers_that_make_a_channel_together_are_averaged(criterion: str, score: float) -> None:
     model = made(Residual)
     nn.init.constant_(model.stem.weight, -2.0)

@@ -133,7 +133,9 @@ def test_a_skipped_group_keeps_all_its_channels_in_the_plan() -> None:
 
 @pytest.mark.parametrize("kind", ["macs", "params"])
 @pytest.mark.parametrize("choice", ["uniform", "global"])
-@pytest.mark.parametrize("rules", [Rules(), Rules(multiple=1, floor=0.5), Rules(multiple=1, skip=("backb*",))])
+@pytest.mark.parametrize(
+    "rules", [Rules(), Rules(multiple=1, floor=0.5), Rules(multiple=1, skip=("backb*",))]
+)
 def test_an_unreachable_budget_names_the_smallest_cost_and_that_is_reachable(
     kind: str, choice: str, rules: Rules
 ) -> None:
@@ -213,7 +215,9 @@ def test_limits_are_read_as_people_write_them(text: str | float, first: int, lim
     assert parse_limit(text, first, "macs") == limit
 
 
-@pytest.mark.parametrize("text", ["", "%", "half", "0", "0%", "-5M", "5X", "5 0%", "nan", "inf", "infG", "5%%"])
+@pytest.mark.parametrize(
+    "text", ["", "%", "half", "0", "0%", "-5M", "5X", "5 0%", "nan", "inf", "infG", "5%%"]
+)
 def test_bad_limits_are_refused_with_the_key_and_the_ways_to_write_one(text: str) -> None:
     with pytest.raises(PlanError) as caught:
         parse_limit(text, 1000, "params")
@@ -254,7 +258,10 @@ def test_a_ratio_outside_0_to_1_is_refused(ratio: float) -> None:
     [
         ({}, "give either a budget"),
         ({"budget": Budget(macs=10**6), "ratio": 0.2}, "and not both"),
-        ({"budget": Budget(macs=10**6), "choice": "global", "order": "sequential"}, "needs prune.choice=unif"),
+        (
+            {"budget": Budget(macs=10**6), "choice": "global", "order": "sequential"},
+            "needs prune.choice=unif",
+        ),
         ({"ratio": 0.2, "choice": "global"}, "for prune.choice=global give a budget"),
     ],
 )

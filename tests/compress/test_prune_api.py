@@ -45,7 +45,10 @@ def test_a_slim_file_gives_the_same_outputs_and_is_plain_data(tmp_path: Path) ->
     assert geometry_of(slim) == geometry_of(loaded)
     raw = torch.load(path, weights_only=True)
     assert raw["meta"] == {"parent": "abc"}
-    assert raw["geometry"]["network.backbone.features.0"]["out"] == slim.network.backbone.features[0].out_channels
+    assert (
+        raw["geometry"]["network.backbone.features.0"]["out"]
+        == slim.network.backbone.features[0].out_channels
+    )
 
 
 def test_a_slim_detector_can_be_pruned_again_and_again(tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ def replaced(graph: Graph, layer: str, side: str, change: Member) -> Graph:
 
 
 @pytest.mark.parametrize(
-    ("kind", "layer", "side"), [(ThreeConvs, "b", "in"), (ConvNorm, "a_norm", "out"), (Residual, "head", "in")]
+    ("kind", "layer", "side"),
+    [(ThreeConvs, "b", "in"), (ConvNorm, "a_norm", "out"), (Residual, "head", "in")],
 )
 def test_a_cut_of_the_wrong_channels_fails_the_proof(kind: type[nn.Module], layer: str, side: str) -> None:
     model = made(kind)

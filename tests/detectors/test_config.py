@@ -1,6 +1,7 @@
 """Typed recipes: base chains, overrides, and one clear line for each mistake."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,7 +66,7 @@ def test_each_recipe_changes_the_one_it_is_based_on(recipe):
 
 @pytest.mark.parametrize("chain", ["aa", "aba", "abcb", "abca"])
 def test_a_circle_of_bases_is_refused(chain, recipe):
-    for name, base in zip(chain, chain[1:], strict=False):
+    for name, base in itertools.pairwise(chain):
         recipe(f"base: {base}.yaml\n", f"{name}.yaml")
     first = recipe(f"base: {chain[1]}.yaml\n", "a.yaml")
     with pytest.raises(ConfigError, match=rf"{chain[-1]}\.yaml: its `base` chain runs in a circle; take one"):
@@ -76,7 +77,7 @@ def test_a_circle_of_bases_is_refused(chain, recipe):
     ("text", "message"),
     [
         ("nmae: x", r"recipe.yaml: unknown key nmae; did you mean name\?"),
-        ("inner: {reta: 1}", r"recipe.yaml: unknown key inner.reta; did you mean rate\?"),
+        ("inner: {rat: 1}", r"recipe.yaml: unknown key inner.rat; did you mean rate\?"),
         ("inner: {qqqqqq: 1}", "unknown key inner.qqqqqq; known: limit, mode, rate, steps"),
         ("1: x", "unknown key 1; known: flag"),
         ("name: [1]", "recipe.yaml: name: "),
@@ -85,7 +86,7 @@ def test_a_circle_of_bases_is_refused(chain, recipe):
         ("inner: {steps: [1, two]}", "recipe.yaml: inner.steps.*two"),
         ("inner: {steps: 3}", "recipe.yaml: inner.steps: "),
         ("inner: {limit: 2.5}", "recipe.yaml: inner.limit: .*2.5"),
-        ("inner: 5", "recipe.yaml: inner: "),
+        ("inner: 5", "recipe.yaml: inner holds keys of its own"),
         ("flag: maybe", "recipe.yaml: flag: .*maybe"),
         ("flag: null", "recipe.yaml: flag: "),
         ("- a\n- b", "recipe.yaml: a recipe is a mapping of keys to values, this is a list"),
@@ -94,7 +95,6 @@ def test_a_circle_of_bases_is_refused(chain, recipe):
         ("\tname: x", "recipe.yaml: not valid YAML"),
         ("base: missing.yaml", "no recipe .*missing.yaml"),
         ("name: ${nowhere}", "nowhere"),
-        ("name: ???", "name"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_and_key(text, message, recipe):
@@ -111,7 +111,7 @@ def test_an_unknown_key_is_named_with_the_file_of_the_chain_that_holds_it(recipe
 
 def test_a_missing_recipe_is_answered_with_the_nearest(recipe):
     path = recipe("", "quickstart.yaml")
-    with pytest.raises(ConfigError, match="no recipe .*quikstart.yaml; did you mean .*quickstart.yaml"):
+    with pytest.raises(ConfigError, match=r"no recipe .*quikstart.yaml; did you mean .*quickstart.yaml"):
         load(Outer, path.with_name("quikstart.yaml"))
     with pytest.raises(ConfigError, match=r"no recipe .*/no/folder/x.yaml$"):
         load(Outer, path.parent / "no" / "folder" / "x.yaml")
@@ -168,7 +168,7 @@ def test_a_later_override_wins(recipe):
         ("inner.rate=[1", r"'inner.rate=\[1': the value is not valid YAML"),
         ("inner.raet=1", r"override 'inner.raet=1': unknown key inner.raet; did you mean rate\?"),
         ("inner.mode=quick", "override 'inner.mode=quick': inner.mode: "),
-        ("inner=5", "override 'inner=5': inner: "),
+        ("inner=5", "override 'inner=5': inner holds keys of its own"),
         ("name.x=5", "override 'name.x=5': name"),
     ],
 )
@@ -194,7 +194,7 @@ def test_every_setting_has_a_line_of_help():
             leaves(value, f"{prefix}{name}.") if dataclasses.is_dataclass(value) else [prefix + name]
             for name, value in values.items()
         ]
-        return sum(nested, [])
+        return list(itertools.chain.from_iterable(nested))
 
     lines = key_lines(Everything)
     assert [key for key, _, _ in lines] == leaves(Everything())

@@ -45,8 +45,8 @@ def test_suppression_is_within_a_class():
 
 
 def test_suppression_is_within_a_class_for_boxes_that_stand_out_of_the_image_too():
-    # Moved by the largest coordinate plus one, torchvision's way to keep classes apart, the second box would lie
-    # on the first, though what the image shows of the two is 15 pixels apart.
+    # Moved by the largest coordinate plus one, torchvision's way to keep classes apart, the second box would
+    # lie on the first, though what the image shows of the two is 15 pixels apart.
     boxes = [[0.51, 0.51, 1.5, 1.5], [-1.0, -1.0, 0.4, 0.4]]
     found = chosen([[0.9, 0.0], [0.0, 0.8]], boxes, size=(100, 100))
     assert found.labels.tolist() == [0, 1]
