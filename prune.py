@@ -19,7 +19,8 @@ def prune(recipe: Recipe, name: str) -> None:
     """The steps of the module's docstring."""
     from compress.cost import cost_of
     from compress.report import markdown, verdict, widths_table
-    from compress.rounds import Run, plan_round
+    from compress.rounds import Run
+    from compress.schedule import plan_round
     from compress.session import describe, need_model, open_all, run_folder
     from detectors.engine.distributed import joined
     from detectors.files import write_text

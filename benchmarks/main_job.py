@@ -1,8 +1,8 @@
-"""The main job by the clock: train, then prune, as a user would: python benchmarks/main_job.py RECIPE [key=value ...].
+"""The main job by the clock: python benchmarks/main_job.py RECIPE [key=value ...].
 
-Runs `train.py` and `prune.py` one after the other in a fresh folder, on an otherwise idle machine, and writes
-benchmarks/results/main_job_RECIPE.json and .md: seconds of each command from start to exit, the scores, the table of
-rounds, machine, library versions and date. With `model=PATH` the training is left out.
+Runs `train.py` and then `prune.py` in a fresh folder, as a user would, on an idle machine, and writes
+benchmarks/results/main_job_RECIPE.json and .md: seconds of each command from start to exit, the scores, the
+table of rounds, machine, library versions and date. With `model=PATH` the training is left out.
 """
 
 import json
@@ -15,6 +15,7 @@ import time
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from compress.ledger import Ledger
 from compress.report import markdown, verdict
@@ -30,7 +31,7 @@ def main(recipe: str, *overrides: str) -> None:
     given = [text.removeprefix("model=") for text in overrides if text.startswith("model=")]
     overrides = tuple(text for text in overrides if not text.startswith("model="))
     model = Path(given[0]) if given else scratch / "train" / "model.pth"
-    facts: dict[str, object] = {
+    facts: dict[str, Any] = {
         "date": date.today().isoformat(),
         "machine": machine(),
         "overrides": overrides,
@@ -52,11 +53,11 @@ def main(recipe: str, *overrides: str) -> None:
     print(text)
 
 
-def summary(facts: dict[str, object], ledger: Ledger) -> str:
+def summary(facts: dict[str, Any], ledger: Ledger) -> str:
     """The facts as Markdown."""
     lines = [f"{facts['date']}, {facts['machine']}."]
     if "dense" in facts:
-        score = Score.from_dict(facts["dense"])  # type: ignore[arg-type]
+        score = Score.from_dict(facts["dense"])
         extra = f", AP50 {score.details['ap50']:.3f}" if "ap50" in score.details else ""
         lines.append(f"train.py: {facts['train_seconds']:.0f} s; {score.line()}{extra}.")
     lines.append(f"prune.py: {facts['prune_seconds']:.0f} s.")

@@ -125,7 +125,7 @@ def cost_of(model: nn.Module, inputs: Tensor | None = None) -> Cost:
 
 
 def subject(model: nn.Module, inputs: Tensor | None = None) -> tuple[nn.Module, Tensor]:
-    """What is traced, counted and timed: a detector's `network` with one image, or a network with its inputs."""
+    """What is traced, counted and timed: a detector's network and one image, or a network and its inputs."""
     if inputs is not None:
         return model, inputs
     detector: Any = model

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from compress.cost import Cost, cost_of, subject
-from compress.graph import Graph, trace
+from compress.graph import trace
 from compress.latency import Latency, measure
 from compress.ledger import Entry, Ledger
-from compress.plan import Budget, Plan, Rules, parse_limit
-from compress.pruning import carry_out, make_plan
+from compress.pruning import carry_out
 from compress.recalibrate import batch_norm_statistics
-from compress.recipe import PruneConfig, Recipe
+from compress.recipe import Recipe
+from compress.schedule import plan_round
 from compress.session import loader_of, predictions_of, scored
 from detectors.checkpoint import fingerprint, load, save
 from detectors.data import Dataset
@@ -242,59 +242,3 @@ class Run:
     def _say(self, text: str) -> None:
         if self.place.leads:
             print(text, flush=True)
-
-
-def plan_round(
-    settings: PruneConfig,
-    number: int,
-    detector: Detector,
-    first_cost: Cost,
-    first_widths: dict[str, int] | None = None,
-) -> tuple[Graph, Plan]:
-    """The graph of a detector, and what a round cuts from it.
-
-    Args:
-        settings: of the run.
-        number: of the round, from 1.
-        detector: as the round before left it.
-        first_cost: of the run's first model; shares refer to it.
-        first_widths: channels of each group of that model; None: the detector is that model.
-
-    Raises:
-        PlanError: the budget cannot be met.
-    """
-    network, inputs = subject(detector)
-    graph = trace(network, inputs)
-    rules = Rules(settings.multiple, settings.floor, settings.largest_cut, tuple(settings.skip), first_widths)
-    plan = make_plan(
-        network,
-        graph,
-        budget_of_round(settings, first_cost, number),
-        rules,
-        ratio=settings.ratio,
-        criterion=settings.criterion,
-        choice=settings.choice,
-        order=settings.order,
-    )
-    return graph, plan
-
-
-def budget_of_round(settings: PruneConfig, first: Cost, number: int) -> Budget:
-    """The limits of one round: each round keeps the same share of what the round before was allowed.
-
-    Args:
-        settings: the final budget and the number of rounds.
-        first: cost of the run's first model, which shares refer to.
-        number: of the round, from 1.
-    """
-    limits = {}
-    for kind, text in asdict(settings.budget).items():
-        if text is not None:
-            whole = getattr(first, kind)
-            final = parse_limit(text, whole, kind)
-            limits[kind] = (
-                final
-                if number == settings.rounds
-                else math.floor(whole * (final / whole) ** (number / settings.rounds))
-            )
-    return Budget(**limits)

@@ -15,7 +15,7 @@ import detectors
 from compress.cost import Cost, cost_of
 from compress.ledger import Entry, Ledger
 from compress.recipe import BudgetConfig, PruneConfig
-from compress.rounds import budget_of_round
+from compress.schedule import budget_of_round
 from detectors.checkpoint import fingerprint, read
 from detectors.errors import ConfigError, Interrupted, RunError
 from detectors.files import append_line
