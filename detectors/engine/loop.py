@@ -92,8 +92,8 @@ def fit(
             print(f"resuming {state_file} after epoch {progress.epoch}, step {progress.step}", flush=True)
 
     def keep() -> None:
+        _check_weights(detector, state_file, progress)
         if state_file is not None and place.leads:
-            _check_weights(detector, state_file, progress)
             _save(state_file, detector, optimizer, schedule, progress)
         wait(place)
 
@@ -106,8 +106,11 @@ def fit(
             name = f"{title} {progress.epoch + 1}/{settings.epochs}"
             with steps(name, loader.steps, done=progress.step, show=place.leads) as report:
                 for batch in loader.epoch(progress.epoch, progress.step):
-                    values = _step(compute, batch.to(place.device), optimizer, settings)
-                    _check_losses(values, progress, state_file)
+                    try:
+                        values = _step(compute, batch.to(place.device), optimizer, settings, place)
+                    except FloatingPointError as error:
+                        where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
+                        raise TrainingError(f"{error} at {where}; {_last_good(state_file)}") from None
                     schedule.step()
                     progress.step += 1
                     for key, value in values.items():
@@ -131,11 +134,16 @@ def fit(
 
 
 def _step(
-    compute: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, settings: TrainConfig
+    compute: nn.Module,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainConfig,
+    place: Place,
 ) -> dict[str, float]:
     """One optimizer step; the values of the loss terms.
 
-    Leaves the weights alone where a loss is not finite.
+    Raises:
+        FloatingPointError: a loss of any process is not finite; the weights are as they were.
     """
     images = batch.images
     if settings.channels_last:
@@ -144,8 +152,10 @@ def _step(
         terms: dict[str, Tensor] = compute(images, batch.targets)
     loss = torch.stack(list(terms.values())).sum()
     values = {key: float(value.detach()) for key, value in terms.items()}
-    if not all(math.isfinite(value) for value in values.values()):
-        return values
+    # Asked before the backward pass, in which all processes meet: one that left would keep the others waiting.
+    if any_rank(not all(map(math.isfinite, values.values())), place):
+        terms_text = ", ".join(f"{key} {value:g}" for key, value in values.items())
+        raise FloatingPointError(f"the loss is not finite ({terms_text})")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if settings.clip_norm is not None:
@@ -175,15 +185,7 @@ def _losses_of(detector: Detector, place: Place) -> nn.Module:
     )
 
 
-def _check_losses(values: dict[str, float], progress: Progress, state_file: Path | None) -> None:
-    if all(math.isfinite(value) for value in values.values()):
-        return
-    terms = ", ".join(f"{key} {value:g}" for key, value in values.items())
-    where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
-    raise TrainingError(f"the loss is not finite ({terms}) at {where}; {_last_good(state_file)}")
-
-
-def _check_weights(detector: Detector, state_file: Path, progress: Progress) -> None:
+def _check_weights(detector: Detector, state_file: Path | None, progress: Progress) -> None:
     for name, tensor in detector.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingError(
