@@ -152,7 +152,7 @@ def _step(
         terms: dict[str, Tensor] = compute(images, batch.targets)
     loss = torch.stack(list(terms.values())).sum()
     values = {key: float(value.detach()) for key, value in terms.items()}
-    # Asked before the backward pass, in which all processes meet: one that left would keep the others waiting.
+    # Asked before the backward pass, in which all processes meet: one that left would keep them waiting.
     if any_rank(not all(map(math.isfinite, values.values())), place):
         terms_text = ", ".join(f"{key} {value:g}" for key, value in values.items())
         raise FloatingPointError(f"the loss is not finite ({terms_text})")

@@ -34,10 +34,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same_run(folder: Path, unbroken: Path) -> None:
-    assert without_seconds(Ledger(folder / "ledger.jsonl").entries) == without_seconds(
-        Ledger(unbroken / "ledger.jsonl").entries
-    )
     assert same_files(folder, unbroken)
+    entries, expected = (Ledger(path / "ledger.jsonl").entries for path in (folder, unbroken))
+    assert without_seconds(entries) == without_seconds(expected)
 
 
 def finish_however_often_it_is_killed(folder: Path, kill: type[BaseException] = Killed) -> int:

@@ -78,40 +78,38 @@ from pathlib import Path
 import torch
 from detectors.errors import RunError
 from detectors.files import append_line, write_text, write_whole
-path, kind = Path(sys.argv[1]), sys.argv[2]
+folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-try:
-    if kind == "checkpoint":
-        write_whole(path, lambda file: torch.save({"weight": torch.rand(100_000)}, file))
-    elif kind == "text":
-        write_text(path, "x" * 100_000)
-    else:
-        append_line(path, "x" * 100_000)
-except RunError as error:
-    print(error)
+for attempt in (
+    lambda: write_whole(folder / "model.pth", lambda file: torch.save({"weight": torch.rand(100_000)}, file)),
+    lambda: write_text(folder / "recipe.yaml", "x" * 100_000),
+    lambda: append_line(folder / "ledger.jsonl", "x" * 100_000),
+):
+    try:
+        attempt()
+    except RunError as error:
+        print(error)
 """
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "text"])
-def test_a_real_refusal_of_the_kernel_leaves_the_older_file_and_no_other(kind, tmp_path):
-    path = tmp_path / "file"
-    path.write_text("older")
-    done = python(LIMITED, path, kind)
+def test_a_real_refusal_of_the_kernel_leaves_the_older_files_and_no_other(tmp_path):
+    files = ["ledger.jsonl", "model.pth", "recipe.yaml"]
+    for name in files:
+        append_line(tmp_path / name, "one")
+        append_line(tmp_path / name, "two")
+    done = python(LIMITED, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"cannot write {path}: File too large; files written before are whole")
-    assert path.read_text() == "older"
-    assert names(tmp_path) == ["file"]
+    lines = done.stdout.splitlines()
+    for line, name in zip(lines, ["model.pth", "recipe.yaml", "ledger.jsonl"], strict=True):
+        assert line.startswith(
+            f"cannot write {tmp_path / name}: File too large; files written before are whole"
+        )
+    assert names(tmp_path) == files
+    assert (tmp_path / "model.pth").read_text() == (tmp_path / "recipe.yaml").read_text() == "one\ntwo\n"
+    assert (tmp_path / "ledger.jsonl").read_text().startswith("one\ntwo\n")
 
 
-def test_a_line_that_cannot_be_added_is_a_run_error(tmp_path):
-    path = tmp_path / "ledger.jsonl"
-    append_line(path, "one")
-    append_line(path, "two")
-    assert path.read_text() == "one\ntwo\n"
-    done = python(LIMITED, path, "line")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"cannot write {path}: File too large")
-    assert path.read_text().startswith("one\ntwo\n")
+def test_a_line_cannot_be_added_to_a_folder(tmp_path):
     with pytest.raises(RunError, match=r"cannot write .*: Is a directory"):
         append_line(tmp_path, "line")
 

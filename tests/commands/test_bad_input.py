@@ -1,0 +1,146 @@
+"""Bad input gets one line that begins with `error: `, exit status 2, and nothing is lost."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scripts import files_in, run, same_state
+from torch import nn
+
+from detectors.checkpoint import read
+from detectors.models.base import Detector
+
+MODEL = "model=weights/tiny/model.pth"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "parts"),
+    [
+        ("prune.py", [], ["prune.py", "add model=PATH"]),
+        ("finetune.py", [], ["finetune.py", "add model=PATH"]),
+        ("eval_voc.py", [], ["eval_voc.py", "add model=PATH"]),
+        ("prune.py", ["model=weights/tiny/modle.pth"], ["no checkpoint", "did you mean weights/tiny/model.pth"]),
+        ("eval_voc.py", ["model=nowhere/x.pth"], ["no checkpoint nowhere/x.pth"]),
+        ("eval_voc.py", ["model=weights"], ["no checkpoint weights"]),
+        ("eval_voc.py", ["model=cut.pth"], ["cut.pth (2,000 bytes) is truncated or not a PyTorch file"]),
+        ("eval_voc.py", ["model=empty.pth"], ["empty.pth (0 bytes) is truncated"]),
+        ("eval_voc.py", ["model=tiny.yaml"], ["is truncated or not a PyTorch file"]),
+        ("eval_voc.py", ["model=module.pth"], ["module.pth is a pickled module", "state_dict()"]),
+        ("eval_voc.py", [MODEL, "detector.width=0.25"], ["built with width=0.125, not with width=0.25"]),
+        ("eval_voc.py", [MODEL, "detector.size=[64, 96]"], ["built with size=[64, 64]"]),
+        ("finetune.py", [MODEL, "detector.name=ssd300_vgg16"], ["holds a ssd_vgg16_bn, not a ssd300_vgg16"]),
+        ("eval_voc.py", [MODEL, "data.synthetic.classes=3"], ["draws", "not among the classes"]),
+        (
+            "eval_voc.py",
+            [MODEL, "data.classes=[solid disc, solid square, ant]"],
+            ["weights/tiny/model.pth", "its 2 classes differ from the 3", "only in the data: ant"],
+        ),
+        (
+            "eval_voc.py",
+            [MODEL, "data.classes=[solid square, solid disc]"],
+            ["weights/tiny/model.pth", "the classes stand in another order"],
+        ),
+        ("prune.py", [MODEL, "prune.budget.macs=0.1%", "out=new"], ["out of reach", "smallest plan keeps"]),
+        ("prune.py", [MODEL, "prune.budget.macs=half"], ["prune.budget.macs='half' is not a budget"]),
+        ("prune.py", [MODEL, "prune.budget.macs=null"], ["either a budget", "prune.ratio"]),
+        ("prune.py", [MODEL, "prune.ratio=0.5"], ["and not both"]),
+        ("prune.py", [MODEL, "prune.skip=[backbone.feature.0]"], ["did you mean backbone.features.0"]),
+        ("prune.py", [MODEL, "prune.criterion=l3"], ["unknown criterion 'l3'"]),
+        ("prune.py", [MODEL, "prune.rounds=0"], ["prune.rounds=0"]),
+        ("prune.py", [MODEL, "prune.epochs=[1]"], ["prune.epochs=[1]", "2 rounds"]),
+        ("train.py", ["out=tiny.yaml/run"], ["cannot write", "tiny.yaml"]),
+        ("train.py", ["data.test=[tset]", "out=new"], ["no split 'tset'"]),
+        ("train.py", ["data.synthetic.train=0", "out=new"], ["data.train names no image"]),
+        ("train.py", ["data.name=voc", "data.root=nowhere", "out=new"], ["nowhere"]),
+        ("train.py", ["data.synthetic.classes=99", "out=new"], ["data.synthetic.classes=99 must be 1 to 40"]),
+        ("train.py", ["train.batch=0", "out=new"], ["batch=0"]),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    finished: Path, script: str, arguments: list[str], parts: list[str]
+) -> None:
+    (finished / "cut.pth").write_bytes((finished / "weights/tiny/model.pth").read_bytes()[:2000])
+    (finished / "empty.pth").write_bytes(b"")
+    torch.save(nn.Linear(2, 2), finished / "module.pth")
+    before = files_in(finished)
+    error = run(finished, script, "tiny.yaml", *arguments).error
+    assert all(part in error for part in parts), error
+    assert files_in(finished) == before
+
+
+def test_an_unreachable_budget_is_answered_with_one_that_works(finished: Path) -> None:
+    arguments = ["prune.py", "tiny.yaml", MODEL, "prune.rounds=1", "dry_run=true"]
+    error = run(finished, *arguments, "prune.budget.macs=0.1%").error
+    smallest = re.search(r"keeps ([\d,]+) ", error)
+    assert smallest is not None, error
+    limit = smallest[1].replace(",", "")
+    assert run(finished, *arguments, f"prune.budget.macs={limit}").code == 0
+    assert run(finished, *arguments, f"prune.budget.macs={int(limit) - 1}").code == 2
+
+
+def test_a_budget_out_of_reach_of_the_last_round_is_answered_before_the_first(finished: Path) -> None:
+    before = files_in(finished)
+    settings = ["prune.multiple=8", "prune.budget.macs=2%", "prune.rounds=6", "out=late"]
+    assert "out of reach" in run(finished, "prune.py", "tiny.yaml", MODEL, *settings).error
+    assert files_in(finished) == before
+
+
+@pytest.mark.parametrize("script", ["train.py", "finetune.py"])
+def test_a_loss_that_explodes_stops_the_run_and_spoils_no_file(finished: Path, script: str) -> None:
+    before = files_in(finished)
+    section = script.removesuffix(".py")
+    done = run(finished, script, "tiny.yaml", MODEL, f"{section}.lr=1e30", f"{section}.epochs=2", "out=new")
+    assert "not finite" in done.error
+    assert "lower the learning rate" in done.error
+    assert not (finished / "new/model.pth").exists()
+    assert before.items() <= files_in(finished).items()
+
+
+def test_after_a_loss_that_is_not_finite_the_last_good_epoch_is_kept(
+    workplace: Path, chain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, steps = Detector.losses, []
+
+    def broken(self: Detector, *args: Any) -> Any:
+        steps.append(1)
+        terms = losses(self, *args)
+        return {key: value * float("nan") for key, value in terms.items()} if len(steps) == 4 else terms
+
+    monkeypatch.setattr(Detector, "losses", broken)
+    done = run(workplace, "train.py", "tiny.yaml")
+    assert "the loss is not finite" in done.error
+    assert "at epoch 2, step 2; the last good checkpoint is weights/tiny/last.pth" in done.error
+    assert read(workplace / "weights/tiny/last.pth")["training"]["epoch"] == 1
+    monkeypatch.undo()
+    assert run(workplace, "train.py", "tiny.yaml").code == 0
+    assert same_state(workplace / "weights/tiny/model.pth", chain[0] / "weights/tiny/model.pth")
+
+
+@pytest.mark.parametrize("script", ["train.py", "prune.py"])
+def test_a_broken_state_file_is_named(finished: Path, script: str) -> None:
+    if script == "train.py":
+        path = finished / "weights/tiny/last.pth"
+        path.write_bytes(path.read_bytes()[:3000])
+        assert "weights/tiny/last.pth (3,000 bytes) is truncated" in run(finished, script, "tiny.yaml").error
+    else:
+        path = finished / "prunes/tiny/ledger.jsonl"
+        path.write_text(path.read_text().replace("{", "[", 1))
+        assert "ledger.jsonl:1 is not JSON" in run(finished, script, "tiny.yaml", MODEL).error
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named_and_left_as_it_is(finished: Path) -> None:
+    (finished / "weights/tiny").chmod(0o555)
+    try:
+        assert "cannot write weights/tiny" in run(finished, "train.py", "tiny.yaml").error
+    finally:
+        (finished / "weights/tiny").chmod(0o755)
+
+
+def test_a_file_that_vanished_from_a_run_is_named(finished: Path) -> None:
+    (finished / "prunes/tiny/round_02.pth").unlink()
+    error = run(finished, "prune.py", "tiny.yaml", MODEL).error
+    assert "no checkpoint prunes/tiny/round_02.pth" in error

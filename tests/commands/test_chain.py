@@ -1,0 +1,180 @@
+"""Train, prune, fine-tune and score on a tiny recipe: what is said, written, repeated and refused."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from scripts import Done, files_in, run
+
+import detectors
+from compress.cost import cost_of
+from compress.ledger import Ledger
+from detectors.checkpoint import fingerprint, read
+
+Chain = tuple[Path, dict[str, Done]]
+
+
+def test_every_command_ends_well_and_is_silent_on_stderr(chain: Chain) -> None:
+    for command, done in chain[1].items():
+        assert (command, done.code, done.err) == (command, 0, "")
+
+
+def test_the_files_of_the_chain(chain: Chain) -> None:
+    prune = {"ledger.jsonl", "recipe.yaml", "report.md", "round_01.pth", "round_02.pth", "slim.pth"}
+    assert set(files_in(chain[0])) == {
+        "tiny.yaml",
+        *(f"weights/tiny/{name}" for name in ("last.pth", "model.pth", "recipe.yaml")),
+        *(f"prunes/tiny/{name}" for name in prune),
+        *(f"prunes/tiny/finetuned/{name}" for name in ("last.pth", "model.pth", "recipe.yaml")),
+    }
+
+
+def test_train_tells_cost_counts_scores_and_the_next_command(chain: Chain) -> None:
+    folder, said = chain
+    out = said["train"].out
+    assert "ssd_vgg16_bn at 64x64: 0.024 GMACs" in out
+    assert re.search(r"train: 8 images, \d+ boxes \([a-z ]+ \d+, [a-z ]+ \d+\)", out)
+    assert re.search(r"test: 4 images, \d+ boxes", out)
+    assert [f"training {k}/2: loss" in out for k in (1, 2)] == [True, True]
+    assert re.search(r"mAP \(voc\) 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] on 4 images", out)
+    assert "saved weights/tiny/model.pth" in out
+    assert read(folder / "weights/tiny/model.pth")["meta"]["score"]["images"] == 4
+
+
+def test_the_next_command_works_as_printed(finished: Path, chain: Chain) -> None:
+    for command, script in (("train", "prune.py"), ("finetune", "eval_voc.py")):
+        printed = re.search(r"next: python (.+)", chain[1][command].out)
+        assert printed is not None
+        words = printed[1].split()
+        assert words[0] == script
+        done = run(finished, *words, "dry_run=true")
+        assert (done.code, done.err) == (0, ""), printed[0]
+
+
+def test_prune_tells_widths_protected_layers_and_the_rounds(chain: Chain) -> None:
+    folder, said = chain
+    out = said["prune"].out
+    assert re.search(r"backbone\.features\.0 +8 -> +\d\n", out)
+    assert "kept whole (makes an output): conf.0" in out
+    report = (folder / "prunes/tiny/report.md").read_text()
+    assert report in out
+    rows = [line for line in report.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in rows] == ["round", "---", "0", "1", "2"]
+    assert re.search(r"\d\.\d times fewer MACs", report)
+    assert "saved prunes/tiny/slim.pth" in out
+
+
+def test_the_slim_model_meets_the_budget_and_knows_its_parent(chain: Chain) -> None:
+    folder, _ = chain
+    first, slim = (detectors.load(folder / path) for path in ("weights/tiny/model.pth", "prunes/tiny/slim.pth"))
+    assert 0.4 < cost_of(slim).macs / cost_of(first).macs <= 0.5
+    tuned = read(folder / "prunes/tiny/finetuned/model.pth")["meta"]
+    assert read(folder / "prunes/tiny/slim.pth")["meta"]["parent"] == fingerprint(first)
+    assert tuned["parent"] == fingerprint(slim)
+
+
+def test_eval_scores_full_and_slim_alike_and_writes_nothing(finished: Path, chain: Chain) -> None:
+    before = files_in(finished)
+    full = run(finished, "eval_voc.py", "tiny.yaml", "model=weights/tiny/model.pth")
+    slim = run(finished, "eval_voc.py", "tiny.yaml", "model=prunes/tiny/slim.pth", "eval.metric=coco")
+    assert (full.code, slim.code) == (0, 0)
+    score = read(finished / "weights/tiny/model.pth")["meta"]["score"]
+    assert f"mAP (voc) {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}] on 4 images" in full.out
+    assert "ap50" in slim.out.lower()
+    assert files_in(finished) == before
+    assert chain[1]["eval_voc"].out.count("images") >= 2
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_eval_takes_either_split(finished: Path, split: str) -> None:
+    done = run(finished, "eval_voc.py", "tiny.yaml", "model=weights/tiny/model.pth", f"eval.split={split}")
+    assert f"on {8 if split == 'train' else 4} images" in done.out
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("train.py", []),
+        ("prune.py", ["model=weights/tiny/model.pth"]),
+        ("finetune.py", ["model=weights/tiny/model.pth"]),
+        ("eval_voc.py", ["model=weights/tiny/model.pth"]),
+    ],
+)
+def test_a_dry_run_writes_nothing(finished: Path, script: str, arguments: list[str]) -> None:
+    before = files_in(finished)
+    done = run(finished, script, "tiny.yaml", "dry_run=true", "out=elsewhere", *arguments)
+    assert (done.code, done.err) == (0, "")
+    assert "test: 4 images" in done.out
+    assert files_in(finished) == before
+    assert not (finished / "elsewhere").exists()
+
+
+def test_a_finished_prune_prints_its_table_again_and_adds_no_line(finished: Path) -> None:
+    before = files_in(finished / "prunes/tiny")
+    done = run(finished, "prune.py", "tiny.yaml", "model=weights/tiny/model.pth")
+    assert (done.code, done.err) == (0, "")
+    assert (finished / "prunes/tiny/report.md").read_text() in done.out
+    after = files_in(finished / "prunes/tiny")
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert changed <= {"slim.pth"}
+    assert fingerprint(detectors.load(finished / "prunes/tiny/slim.pth"))
+
+
+def test_a_finished_training_goes_no_step_further(finished: Path) -> None:
+    mark = fingerprint(detectors.load(finished / "weights/tiny/model.pth"))
+    done = run(finished, "train.py", "tiny.yaml")
+    assert done.code == 0
+    assert "resuming weights/tiny/last.pth after epoch 2" in done.out
+    assert "training 2/2" not in done.out
+    assert fingerprint(detectors.load(finished / "weights/tiny/model.pth")) == mark
+
+
+@pytest.mark.parametrize(
+    ("script", "change"),
+    [
+        ("train.py", "train.lr=0.01"),
+        ("train.py", "train.epochs=3"),
+        ("train.py", "detector.width=0.25"),
+        ("train.py", "data.synthetic.seed=1"),
+        ("prune.py", "prune.budget.macs=40%"),
+        ("prune.py", "finetune.batch=8"),
+        ("prune.py", "eval.metric=voc07"),
+        ("prune.py", "prune.rounds=1"),
+        ("finetune.py", "finetune.epochs=2"),
+    ],
+)
+def test_a_changed_recipe_in_the_same_folder_is_refused(finished: Path, script: str, change: str) -> None:
+    model = {"prune.py": ["model=weights/tiny/model.pth"], "finetune.py": ["model=prunes/tiny/slim.pth"]}
+    before = files_in(finished)
+    error = run(finished, script, "tiny.yaml", change, *model.get(script, [])).error
+    key, value = change.split("=")
+    assert key in error
+    assert value in error
+    assert "out=PATH" in error
+    assert files_in(finished) == before
+
+
+def test_workers_cache_and_batch_of_scoring_may_change(finished: Path) -> None:
+    free = ["data.workers=1", "data.cache=ram", "eval.batch=2", "finetune.save_every=5"]
+    done = run(finished, "prune.py", "tiny.yaml", "model=weights/tiny/model.pth", *free)
+    assert (done.code, done.err) == (0, "")
+
+
+def test_another_model_in_the_same_prune_folder_is_refused(finished: Path) -> None:
+    before = files_in(finished)
+    tuned = "model=prunes/tiny/finetuned/model.pth"
+    error = run(finished, "prune.py", "tiny.yaml", tuned, "out=prunes/tiny").error
+    assert "another model" in error
+    assert files_in(finished) == before
+
+
+def test_every_line_of_the_ledger_is_json_with_its_round_and_phase(chain: Chain) -> None:
+    path = chain[0] / "prunes/tiny/ledger.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == Ledger(path).entries
+    assert lines[0]["file"] == "weights/tiny/model.pth"
+    for line in lines:
+        if line["phase"] in ("start", "evaluate"):
+            assert line["latency"]["runs"] == 2
+            assert line["latency"]["median_ms"] > 0
