@@ -1,4 +1,4 @@
-"""Runs the four commands inside this process, which saves the seconds that importing torch takes, or in their own."""
+"""Runs the four commands inside this process, which saves seconds of importing torch, or in their own."""
 
 import io
 import os

@@ -67,7 +67,9 @@ def test_prune_tells_widths_protected_layers_and_the_rounds(chain: Chain) -> Non
 
 def test_the_slim_model_meets_the_budget_and_knows_its_parent(chain: Chain) -> None:
     folder, _ = chain
-    first, slim = (detectors.load(folder / path) for path in ("weights/tiny/model.pth", "prunes/tiny/slim.pth"))
+    first, slim = (
+        detectors.load(folder / path) for path in ("weights/tiny/model.pth", "prunes/tiny/slim.pth")
+    )
     assert 0.4 < cost_of(slim).macs / cost_of(first).macs <= 0.5
     tuned = read(folder / "prunes/tiny/finetuned/model.pth")["meta"]
     assert read(folder / "prunes/tiny/slim.pth")["meta"]["parent"] == fingerprint(first)

@@ -35,7 +35,7 @@ def test_ctrl_c_in_training_saves_and_the_same_command_ends_as_unbroken(workplac
         time.sleep(0.01)
     # To the whole group, as a terminal does: the loader's worker gets it too.
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err.startswith("stopped at epoch ")
     assert err.rstrip().endswith("saved weights/tiny/last.pth; the same command goes on from there")
@@ -48,6 +48,18 @@ def test_ctrl_c_in_training_saves_and_the_same_command_ends_as_unbroken(workplac
     assert "resuming weights/tiny/last.pth" in resumed.out
     assert run(workplace, "train.py", "tiny.yaml", *LONG, "out=unbroken").code == 0
     assert same_state(workplace / "weights/tiny/model.pth", workplace / "unbroken/model.pth")
+
+
+def test_ctrl_c_outside_training_says_that_it_stopped(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("compress.session.open_all", stopped)
+    done = run(workplace, "eval_voc.py", "tiny.yaml", "model=x.pth")
+    assert done.code == 130
+    assert done.err == "stopped; the same command goes on from there\n"
 
 
 def small_files() -> None:

@@ -1,4 +1,4 @@
-"""Scores by hand: filters, layers that make a channel together, and the other layout of transposed filters."""
+"""Scores by hand: filters, layers that make a channel together, and the layout of transposed filters."""
 
 import math
 
@@ -94,5 +94,5 @@ def test_scoring_leaves_the_network_alone() -> None:
 
 
 def test_an_unknown_criterion_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="unknown criterion 'l3'.*l1"):
+    with pytest.raises(ConfigError, match=r"unknown criterion 'l3'.*l1"):
         CRITERIA["l3"]

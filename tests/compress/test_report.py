@@ -57,13 +57,12 @@ def test_each_finished_round_is_a_row_with_every_cost(tmp_path: Path) -> None:
     table = markdown(ledger_of(tmp_path, START, CUT, last(None)))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     header = ["round", "mAP (voc)", "right after the cut", "MACs", "params", "MB", "ms", "speed-up"]
+    timed = ["10.0 (p90 20.0)", "1.20"], ["4.0 (p90 8.0)", "3.00"]
     assert rows == [
         header,
         ["---"] + ["---:"] * 7,
-        ["0", "0.800 [0.750, 0.850]", "", "200.0 M (100.0%)", "2.000 M (100.0%)", "8.00"]
-        + ["10.0 (p90 20.0)", "1.20"],
-        ["1", "0.780 [0.700, 0.840]", "0.432", "50.0 M (25.0%)", "0.500 M (25.0%)", "2.00"]
-        + ["4.0 (p90 8.0)", "3.00"],
+        ["0", "0.800 [0.750, 0.850]", "", "200.0 M (100.0%)", "2.000 M (100.0%)", "8.00", *timed[0]],
+        ["1", "0.780 [0.700, 0.840]", "0.432", "50.0 M (25.0%)", "0.500 M (25.0%)", "2.00", *timed[1]],
     ]
 
 

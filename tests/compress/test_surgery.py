@@ -150,7 +150,7 @@ def test_a_network_that_costs_other_than_planned_fails_the_proof() -> None:
     plan = random_plan(graph, 2)
     for field in ("macs", "params", "bytes"):
         wrong = replace(plan, after=replace(plan.after, **{field: getattr(plan.after, field) + 1}))
-        with pytest.raises(ProofError, match="planned .* built"):
+        with pytest.raises(ProofError, match=r"planned .* built"):
             cut(model, graph, wrong, inputs())
 
 

@@ -1,11 +1,14 @@
 """Files written whole or not at all, and run folders that one process holds."""
 
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from detectors.errors import RunError
 from detectors.files import append_line, held, write_text, write_whole
@@ -71,42 +74,33 @@ def test_the_message_says_file_reason_and_way_out(tmp_path):
     assert "out=PATH" in str(caught.value)
 
 
-# A limit on the size of files refuses the write in the kernel, as a full disk does.
-LIMITED = """
-import resource, sys
-from pathlib import Path
-import torch
-from detectors.errors import RunError
-from detectors.files import append_line, write_text, write_whole
-folder = Path(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-for attempt in (
-    lambda: write_whole(folder / "model.pth", lambda file: torch.save({"weight": torch.rand(100_000)}, file)),
-    lambda: write_text(folder / "recipe.yaml", "x" * 100_000),
-    lambda: append_line(folder / "ledger.jsonl", "x" * 100_000),
-):
-    try:
-        attempt()
-    except RunError as error:
-        print(error)
-"""
+@pytest.fixture
+def small_files():
+    """A limit on the size of files refuses a write in the kernel, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_real_refusal_of_the_kernel_leaves_the_older_files_and_no_other(tmp_path):
-    files = ["ledger.jsonl", "model.pth", "recipe.yaml"]
-    for name in files:
-        append_line(tmp_path / name, "one")
-        append_line(tmp_path / name, "two")
-    done = python(LIMITED, tmp_path)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    for line, name in zip(lines, ["model.pth", "recipe.yaml", "ledger.jsonl"], strict=True):
-        assert line.startswith(
-            f"cannot write {tmp_path / name}: File too large; files written before are whole"
-        )
-    assert names(tmp_path) == files
-    assert (tmp_path / "model.pth").read_text() == (tmp_path / "recipe.yaml").read_text() == "one\ntwo\n"
-    assert (tmp_path / "ledger.jsonl").read_text().startswith("one\ntwo\n")
+@pytest.mark.parametrize(
+    ("attempt", "left"),
+    [
+        (lambda path: write_text(path, "x" * 100_000), "older\n"),
+        (lambda path: write_whole(path, lambda file: torch.save(torch.rand(100_000), file)), "older\n"),
+        (lambda path: append_line(path, "x" * 100_000), "older\nx"),
+    ],
+)
+def test_a_refusal_of_the_kernel_leaves_the_older_file_and_no_other(attempt, left, small_files, tmp_path):
+    path = tmp_path / "file"
+    append_line(path, "older")
+    with pytest.raises(RunError) as caught:
+        attempt(path)
+    assert str(caught.value).startswith(
+        f"cannot write {path}: File too large; files written before are whole"
+    )
+    assert path.read_text()[: len(left)] == left
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_line_cannot_be_added_to_a_folder(tmp_path):
@@ -167,3 +161,27 @@ def test_a_folder_is_free_after_an_error_and_after_a_kill(tmp_path):
     assert killed.returncode == -9
     with held(tmp_path):
         assert names(tmp_path) == [".lock"]
+
+
+# A loader's worker is a fork of its run and lives on for some seconds when the run is killed.
+FORK_AND_DIE = """
+import os, sys, time
+from pathlib import Path
+from detectors.files import held
+with held(Path(sys.argv[1])):
+    worker = os.fork()
+    if worker == 0:
+        os.close(1), os.close(2)
+        time.sleep(60)
+        os._exit(0)
+    print(worker, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_folder_is_free_after_a_kill_though_a_fork_of_the_process_lives_on(tmp_path):
+    worker = int(python(FORK_AND_DIE, tmp_path).stdout)
+    try:
+        assert python(HOLD, tmp_path).stdout == "held\n"
+    finally:
+        os.kill(worker, signal.SIGKILL)

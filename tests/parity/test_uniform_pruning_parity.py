@@ -8,10 +8,13 @@ from fill import difference, filled, load, network_input
 
 import compress
 import detectors
+from compress.recipe import Recipe
 from detectors import dialects
+from detectors.config import load as load_recipe
 from detectors.data.voc import VOC_CLASSES
 from detectors.models.base import Detector
 
+RECIPE = Path(__file__).parents[2] / "recipes" / "prune" / "uniform_l1.yaml"
 PACK = Path(__file__).parent / "packs" / "tencent" / "vgg"
 TOLERANCE = 5e-4  # the packs' README
 
@@ -32,15 +35,17 @@ def dense(pack, tmp_path_factory) -> Detector:
 
 @pytest.fixture(scope="module")
 def pruned(dense) -> Detector:
+    settings = load_recipe(Recipe, RECIPE).prune
     return compress.prune(
         dense,
-        ratio=0.2,
-        criterion="l1",
-        order="sequential",
-        multiple=1,
-        floor=0.0,
-        # The original leaves alone the extras and the two layers that feed the heads.
-        skip=("extras.*", "backbone.features.21", "backbone.features.33"),
+        ratio=settings.ratio,
+        criterion=settings.criterion,
+        choice=settings.choice,
+        order=settings.order,
+        skip=tuple(settings.skip),
+        multiple=settings.multiple,
+        floor=settings.floor,
+        largest_cut=settings.largest_cut,
     )
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -112,6 +113,8 @@ def together(folder: Path) -> None:
 
 def killed(folder: Path) -> None:
     """Trains with two workers until, in its second epoch, this process is killed."""
+    # The workers outlive it for some seconds, and would complain on the terminal.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     _disturbed(folder, send(signal.SIGKILL))
 
 
