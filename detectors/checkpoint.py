@@ -1,13 +1,15 @@
 """Weight files: written whole as plain data, read back whether full or slim, ours or published."""
 
 import hashlib
+import io
 import json
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from detectors import dialects
 from detectors.errors import CheckpointError, ConfigError
 from detectors.files import write_whole
 from detectors.geometry import Geometry, apply_geometry, geometry_of, resized
-from detectors.models import build
+from detectors.models import build, defaults
 from detectors.models.base import Detector
 from detectors.registry import did_you_mean
 from detectors.types import DetectorSpec
@@ -87,10 +89,10 @@ def write(path: Path, checkpoint: Checkpoint, **extra: Any) -> None:
     }
     _check_plain(payload)
 
-    def dump(file: BinaryIO) -> None:
-        torch.save(payload, file)
-
-    write_whole(path, dump)
+    # In memory first: torch.save turns a full disk into a RuntimeError that says nothing of disks.
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    write_whole(path, buffer.getbuffer())
 
 
 def load(
@@ -125,8 +127,9 @@ def detector_in(
         raise CheckpointError(
             f"{source} holds a {spec.name}, not a {name}; set detector.name to match, or take it out"
         )
+    built_with = _plain({**defaults(spec.name), **spec.options})
     for option, value in _plain(options).items():
-        if value != _plain(spec.options).get(option):
+        if value != built_with.get(option):
             built = (
                 f"with {option}={spec.options[option]}"
                 if option in spec.options
@@ -163,9 +166,8 @@ def read(path: str | Path) -> Any:
         if pickled is None:
             raise CheckpointError(_broken(path)) from None
         raise CheckpointError(
-            f"{path} is a pickled module (class {pickled[1]}), which would run code when loaded; where that "
-            "code lives, "
-            "save its state dict instead: torch.save(model.state_dict(), PATH)"
+            f"{path} is or holds a pickled object ({pickled[1]}), which would run code when loaded; where that "
+            "code lives, save the state dict instead: torch.save(model.state_dict(), PATH)"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError, IndexError):
         raise CheckpointError(_broken(path)) from None
@@ -223,7 +225,7 @@ def _restore_published(
     path: str, payload: Any, name: str | None, classes: Sequence[str] | None, options: dict[str, Any]
 ) -> Detector:
     published = dialects.recognise(dialects.tensors(payload, path), path)
-    if name is None:
+    if name in (None, published.name):
         name, options = published.name, {**published.options(path, options), **options}
     if classes is None:
         raise CheckpointError(f"{path} does not say its {published.classes} class names; pass classes=[...]")
@@ -270,10 +272,11 @@ def _plain(value: Any) -> Any:
 
 def _check_plain(value: Any, place: str = "checkpoint") -> None:
     """Raises TypeError for anything that `weights_only=True` would refuse to read back."""
-    if isinstance(value, dict):
+    if type(value) in (dict, OrderedDict):
         for key, item in value.items():
+            _check_plain(key, f"a key of {place}")
             _check_plain(item, f"{place}.{key}")
-    elif isinstance(value, list | tuple):
+    elif type(value) in (list, tuple):
         for index, item in enumerate(value):
             _check_plain(item, f"{place}[{index}]")
     elif not (value is None or type(value) in (bool, int, float, str) or type(value) is Tensor):

@@ -16,6 +16,15 @@ from detectors.registry import did_you_mean
 S = TypeVar("S")
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, as YAML 1.2 and people do; YAML 1.1 wants 1.0e-3."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$"), list("+-0123456789")
+)
+
+
 def load(schema: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
     """Reads a recipe.
 
@@ -32,7 +41,10 @@ def load(schema: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
     merged = OmegaConf.structured(schema)
     for source, values in [*_chain(Path(path)), *(_override(text) for text in overrides)]:
         merged = _merge(merged, values, source)
-    return cast(S, OmegaConf.to_object(merged))
+    try:
+        return cast(S, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from None
 
 
 def dump(config: Any) -> str:
@@ -81,7 +93,7 @@ def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[str,
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         around = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         hint = did_you_mean(str(path), around) if around else ""
@@ -105,12 +117,9 @@ def _override(text: str) -> tuple[str, dict[str, Any]]:
     if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_*][\w*]*)*", key):
         raise ConfigError(f"{text!r} is not key=value; write for example train.epochs=10")
     try:
-        nested: Any = yaml.safe_load(value)
+        nested: Any = yaml.load(value, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{text!r}: the value is not valid YAML: {_one_line(error)}") from None
-    # YAML 1.1 reads 1e-3 as text; a person who types it means the number.
-    if isinstance(nested, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", nested):
-        nested = float(nested)
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return f"override {text!r}", nested

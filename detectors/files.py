@@ -3,15 +3,14 @@
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from detectors.errors import RunError
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Writes a file under a temporary name beside it, then renames it: the older file stays whole if anything
     fails.
 
@@ -23,14 +22,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp gives 0600; a checkpoint is as readable as any file of its owner.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise _refused(path, error) from error
     finally:
         if temporary is not None:
@@ -39,7 +38,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """`write_whole` for text, as UTF-8."""
-    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+    write_whole(path, text.encode("utf-8"))
 
 
 def append_line(path: Path, line: str) -> None:
@@ -67,7 +66,9 @@ def held(folder: Path) -> Iterator[Path]:
         raise _refused(folder, error) from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A lock of the process (lockf), not of the open file (flock): loader workers are forks that would
+            # inherit the latter, and hold the folder for seconds after a killed run is gone.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
@@ -81,12 +82,9 @@ def held(folder: Path) -> Iterator[Path]:
         yield folder
 
 
-def _refused(path: Path, error: Exception) -> RunError:
-    # torch.save wraps a short write in a RuntimeError; the OSError that caused it says more.
-    cause = error.__context__ if isinstance(error.__context__, OSError) else error
-    reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
+def _refused(path: Path, error: OSError) -> RunError:
     return RunError(
-        f"cannot write {path}: {reason}; files written before are whole. "
+        f"cannot write {path}: {error.strerror or error}; files written before are whole. "
         "Free some space or choose another folder with out=PATH, then run the same command again"
     )
 

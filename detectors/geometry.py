@@ -50,6 +50,10 @@ def apply_geometry(model: nn.Module, geometry: Geometry) -> None:
             raise CheckpointError(
                 f"the file resizes {name!r} by {shape}, but here that is a {type(module).__name__}"
             )
+        counts = all(type(count) is int and count >= 1 for count in shape.values())
+        groups = shape.get("groups", 1)
+        if not counts or any(count % groups for count in shape.values()):
+            raise CheckpointError(f"the file resizes {name!r} to {shape}, which no layer can have")
         _resize(module, shape)
 
 

@@ -47,5 +47,8 @@ def select(scores: Tensor, boxes: Tensor, size: tuple[int, int], options: Postpr
     best, anchor, label = best[above], anchor[above], label[above]
     height, width = size
     found = boxes[anchor] * boxes.new_tensor([width, height, width, height])
-    kept = batched_nms(found, best, label, options.nms_iou)[: options.keep]
+    # batched_nms moves each class to a place of its own by adding the largest coordinate: that needs
+    # coordinates from 0 up, and float64 where an untrained network gives boxes of millions of pixels.
+    apart = (found - found.amin()).double() if len(found) else found
+    kept = batched_nms(apart, best, label, options.nms_iou)[: options.keep]
     return Detections(clip(found[kept], size), best[kept], label[kept])

@@ -43,7 +43,9 @@ def test_what_ships_is_small_and_names_no_download_address() -> None:
     assert not (ROOT / "uv.lock").exists()
 
 
-@pytest.mark.parametrize("path", sorted(re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text())))
+@pytest.mark.parametrize(
+    "path", sorted(re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text()))
+)
 def test_the_links_of_the_readme_lead_somewhere(path: str) -> None:
     assert (ROOT / path).exists()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,13 @@ def wait(place: Place) -> None:
     """Waits until every process is here."""
     if place.world > 1:
         dist.barrier()
+
+
+def share_buffers(model: nn.Module, place: Place) -> None:
+    """Gives every process the buffers of the leading one, such as running statistics.
+
+    DistributedDataParallel does so at the start of a forward pass only, so after the last one they differ.
+    """
+    if place.world > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)

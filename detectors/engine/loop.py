@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from detectors.checkpoint import checkpoint_of, read, restore, write
 from detectors.checkpoint import parse as parse_checkpoint
 from detectors.engine.console import steps
-from detectors.engine.distributed import Place, any_rank, wait
-from detectors.engine.optim import optimizer_of, schedule_of
+from detectors.engine.distributed import Place, any_rank, share_buffers, wait
+from detectors.engine.optim import lr_factor, optimizer_of, schedule_of
 from detectors.errors import CheckpointError, Interrupted, TrainingError
 from detectors.models.base import Detector
 from detectors.settings import TrainConfig
@@ -92,6 +92,7 @@ def fit(
             print(f"resuming {state_file} after epoch {progress.epoch}, step {progress.step}", flush=True)
 
     def keep() -> None:
+        share_buffers(detector, place)
         _check_weights(detector, state_file, progress)
         if state_file is not None and place.leads:
             _save(state_file, detector, optimizer, schedule, progress)
@@ -102,7 +103,8 @@ def fit(
     with _stop_signals() as stop:
         while progress.epoch < settings.epochs:
             started = time.monotonic()
-            rate = float(schedule.get_last_lr()[0])
+            # Of the epoch's first step, also where this process starts inside the epoch.
+            rate = settings.lr * lr_factor(settings, progress.epoch / settings.epochs)
             name = f"{title} {progress.epoch + 1}/{settings.epochs}"
             with steps(name, loader.steps, done=progress.step, show=place.leads) as report:
                 for batch in loader.epoch(progress.epoch, progress.step):
@@ -119,16 +121,15 @@ def fit(
                     report(f"loss {mean:.3f}, lr {rate:.2g}", images=len(batch.targets))
                     if any_rank(stop.is_set(), place):
                         keep()
-                        where = f"epoch {progress.epoch + 1}, step {progress.step}"
-                        raise Interrupted(
-                            f"stopped at {where}" + (f"; saved {state_file}" if state_file else "")
-                        )
+                        raise Interrupted(_stopped(progress, state_file))
             means = {key: total / max(progress.step, 1) for key, total in progress.sums.items()}
             seconds = time.monotonic() - started
             progress.history.append({"epoch": progress.epoch + 1, **means, "lr": rate, "seconds": seconds})
             progress = Progress(progress.epoch + 1, 0, {}, progress.history)
             if progress.epoch % settings.save_every == 0 or progress.epoch == settings.epochs:
                 keep()
+                if any_rank(stop.is_set(), place):
+                    raise Interrupted(_stopped(progress, state_file))
     detector.eval()
     return progress.history
 
@@ -191,6 +192,11 @@ def _check_weights(detector: Detector, state_file: Path | None, progress: Progre
             raise TrainingError(
                 f"{name} is not finite after epoch {progress.epoch}; {_last_good(state_file)}"
             )
+
+
+def _stopped(progress: Progress, state_file: Path | None) -> str:
+    saved = f"; saved {state_file}" if state_file is not None else ""
+    return f"stopped after {progress.epoch} epochs and {progress.step} steps{saved}"
 
 
 def _last_good(state_file: Path | None) -> str:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from detectors.errors import ConfigError
 from detectors.registry import Registry, did_you_mean
@@ -34,9 +34,36 @@ def build(name: str, classes: Sequence[str], **options: Any) -> "Detector":
     builder = DETECTORS[name]
     if not classes or len(set(classes)) != len(classes):
         raise ConfigError(f"{name} needs class names, each once; got {list(classes)}")
-    known = [p.name for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = defaults(name)
     for option in options:
         if option not in known:
             hint = did_you_mean(option, known) if known else "; it has no options"
             raise ConfigError(f"{name} has no option {option!r}{hint}")
+    hints = get_type_hints(builder)
+    for option, value in options.items():
+        if not _fits(value, hints[option]):
+            wanted = str(hints[option]).replace("typing.", "").replace("<class '", "").replace("'>", "")
+            raise ConfigError(f"{name}: {option}={value!r} does not fit; it takes {wanted}")
     return builder(DetectorSpec(name, tuple(classes), dict(options)), **options)
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The options of a builder with their defaults; raises ConfigError for an unknown name."""
+    parameters = inspect.signature(DETECTORS[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of an option's type; a list serves as a tuple, a whole number as a float."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(_fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint

@@ -115,10 +115,15 @@ class Detector(nn.Module):
             Detections of the one image, or a list with those of each image of the batch.
 
         Raises:
-            ValueError: a tensor of another shape.
+            ValueError: a tensor of another shape or type.
         """
         single = sizes is None
-        if sizes is None:
+        if sizes is not None:
+            wanted = (len(sizes), 3, *self.size)
+            if images.shape != wanted or not images.is_floating_point():
+                got = f"{images.dtype} {list(images.shape)}"
+                raise ValueError(f"a batch of {len(sizes)} images is float {list(wanted)}, got {got}")
+        else:
             if images.ndim != 3 or images.shape[0] != 3:
                 raise ValueError(
                     f"one image is [3, height, width], got {list(images.shape)}; a batch needs its sizes"
@@ -126,12 +131,13 @@ class Detector(nn.Module):
             sizes = [(images.shape[1], images.shape[2])]
             images = resize(images, self.size)[None].to(self.anchors.device)
             images = images.float() / 255 if images.dtype == torch.uint8 else images
-        was_training = self.training
+        modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             found = self.detect(self(images), sizes)
         finally:
-            self.train(was_training)
+            for module, mode in modes.items():
+                module.training = mode
         return found[0] if single else found
 
 

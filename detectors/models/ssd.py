@@ -124,7 +124,9 @@ def ssd_vgg16_bn(
     height, width_px = _checked_size(spec.name, size)
     if not 0 < width <= 4:
         raise ConfigError(f"{spec.name}: width={width} is not between 0 and 4")
-    if len(scales) != 2 or not 0 < scales[0] < scales[1]:
+    if any(ratio <= 0 for ratio in aspect_ratios):
+        raise ConfigError(f"{spec.name}: aspect_ratios={list(aspect_ratios)} must all be above 0")
+    if not 0 < scales[0] < scales[1]:
         raise ConfigError(
             f"{spec.name}: scales={list(scales)} is not [smallest, largest] with 0 < smallest < largest"
         )
