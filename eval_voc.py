@@ -8,7 +8,7 @@ from compress.commandline import main
 from compress.recipe import Recipe
 
 
-def evaluate(recipe: Recipe, name: str) -> None:
+def evaluate(recipe: Recipe, path: str) -> None:
     """The steps of the module's docstring."""
     from compress.cost import cost_of
     from compress.session import describe, need_model, open_all, predictions_of, scored

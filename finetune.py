@@ -13,13 +13,13 @@ from compress.commandline import main
 from compress.recipe import Recipe
 
 
-def finetune(recipe: Recipe, name: str) -> None:
+def finetune(recipe: Recipe, path: str) -> None:
     """The steps of the module's docstring."""
     from compress.session import need_model
     from compress.training import training_run
 
     folder = Path(need_model(recipe, "finetune.py")).parent / "finetuned"
-    following = f"python eval_voc.py recipes/{name}.yaml model=PATH"
+    following = f"python eval_voc.py {path} model=PATH"
     training_run(recipe, recipe.finetune, folder, ["detector", "data", "finetune", "model"], following)
 
 

@@ -15,7 +15,7 @@ from compress.commandline import main
 from compress.recipe import Recipe
 
 
-def prune(recipe: Recipe, name: str) -> None:
+def prune(recipe: Recipe, path: str) -> None:
     """The steps of the module's docstring."""
     from compress.cost import cost_of
     from compress.report import markdown, verdict, widths_table
@@ -40,7 +40,7 @@ def prune(recipe: Recipe, name: str) -> None:
         if recipe.dry_run:
             return
         sections = ["detector", "data", "prune", "finetune", "eval"]
-        with run_folder(recipe, Path("prunes") / name, sections, place) as folder:
+        with run_folder(recipe, Path("prunes") / Path(path).stem, sections, place) as folder:
             ledger = Run(recipe, detector, training, test, folder, place).finish()
             if place.leads:
                 report = f"{markdown(ledger)}\n\n{verdict(ledger)}\n"

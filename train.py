@@ -14,13 +14,17 @@ from compress.commandline import main
 from compress.recipe import Recipe
 
 
-def train(recipe: Recipe, name: str) -> None:
+def train(recipe: Recipe, path: str) -> None:
     """The steps of the module's docstring."""
     from compress.training import training_run
 
-    following = f"python prune.py recipes/{name}.yaml model=PATH"
+    following = f"python prune.py {path} model=PATH"
     training_run(
-        recipe, recipe.train, Path("weights") / name, ["detector", "data", "train", "model"], following
+        recipe,
+        recipe.train,
+        Path("weights") / Path(path).stem,
+        ["detector", "data", "train", "model"],
+        following,
     )
 
 

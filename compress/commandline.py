@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from compress.recipe import Recipe
 from detectors.config import dump, key_lines, load
@@ -15,7 +14,7 @@ def main(command: Command, manual: str) -> None:
     """Runs a command and exits: 0 done, 2 a user's error (one line on stderr), 130 stopped by Ctrl-C.
 
     Args:
-        command: is given the recipe and its name (the file name without suffix).
+        command: is given the recipe and the path of its file.
         manual: the script's docstring, shown above the keys by `--help`.
     """
     arguments = sys.argv[1:]
@@ -39,12 +38,12 @@ def main(command: Command, manual: str) -> None:
             if flags:
                 print(dump(recipe), end="")
             else:
-                command(recipe, Path(path).stem)
+                command(recipe, path)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as stop:
-        print(f"{stop or 'stopped'}; the same command goes on from there", file=sys.stderr)
+        print(f"{str(stop) or 'stopped'}; the same command goes on from there", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # `... | head` closed our output: that is no fault of ours, and Python must not complain at exit.

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detectors.modes import evaluating
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -59,9 +61,14 @@ class Layer:
     fixed_bytes: int
     element: int
 
+    @property
+    def tied(self) -> bool:
+        """Whether each output reads its own input alone, as in a norm or a depthwise convolution."""
+        return self.groups == self.outputs == self.inputs
+
     def cost(self, inputs: int, outputs: int) -> Cost:
-        """The cost at other widths; a depthwise layer keeps one input for each group."""
-        groups = outputs if self.groups == self.outputs == self.inputs else self.groups
+        """The cost at other widths; a tied layer has as many groups as outputs."""
+        groups = outputs if self.tied else self.groups
         pairs = inputs * outputs // groups
         params = pairs * self.pair_params + outputs * self.output_params
         stored = (params + outputs * self.output_buffers) * self.element + self.fixed_bytes
@@ -69,10 +76,10 @@ class Layer:
 
 
 def layers_of(model: nn.Module, inputs: Tensor) -> tuple[Layer, ...]:
-    """Every layer with weights, in the order of execution, from one forward pass that records sizes.
+    """Every layer with parameters or buffers, in the order of execution, from one forward pass.
 
     Args:
-        model: any network; left in the mode it was in.
+        model: any network; left in the modes it was in.
         inputs: what `model` takes, batch 1; may live on the meta device together with the model.
     """
     names = {module: name for name, module in model.named_modules()}
@@ -84,18 +91,15 @@ def layers_of(model: nn.Module, inputs: Tensor) -> tuple[Layer, ...]:
         channels = tensor.shape[-1] if isinstance(module, nn.Linear) else tensor.shape[1]
         positions[module] = positions.get(module, 0) + tensor.numel() // (tensor.shape[0] * channels)
 
-    weighted = [m for m in names if any(True for _ in m.parameters(recurse=False))]
-    hooks = [module.register_forward_hook(record) for module in weighted]
-    was_training = model.training
-    model.eval()
+    stored = [module for module in names if _stored(module)]
+    hooks = [module.register_forward_hook(record) for module in stored]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             model(inputs)
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
-    unused = [module for module in weighted if module not in positions]
+    unused = [module for module in stored if module not in positions]
     return tuple(_layer(names[module], module, positions.get(module, 0)) for module in [*positions, *unused])
 
 
@@ -135,10 +139,8 @@ def subject(model: nn.Module, inputs: Tensor | None = None) -> tuple[nn.Module, 
 
 def _layer(name: str, module: Any, positions: int) -> Layer:
     own = list(module.parameters(recurse=False))
-    buffers = [
-        b for key, b in module.named_buffers(recurse=False) if key not in module._non_persistent_buffers_set
-    ]
-    element = own[0].element_size()
+    buffers = _stored(module)[len(own) :]
+    element = (own or buffers)[0].element_size()
     match module:
         case nn.Conv2d() | nn.ConvTranspose2d():
             kernel = module.kernel_size[0] * module.kernel_size[1]
@@ -160,12 +162,19 @@ def _layer(name: str, module: Any, positions: int) -> Layer:
             return Layer(name, module.in_features, module.out_features, 1, positions, 1, bias, 0, 0, element)
     # Norms and scales: everything is as long as there are channels, but for counters such as
     # num_batches_tracked.
-    channels = len(own[0])
-    if all(p.shape == (channels,) for p in own):
+    channels = len((own or buffers)[0])
+    if channels and all(p.shape == (channels,) for p in own):
         wide = [b for b in buffers if b.shape == (channels,)]
         fixed = sum(b.numel() * b.element_size() for b in buffers if b.shape != (channels,))
         return Layer(name, channels, channels, 0, 0, channels, len(own), len(wide), fixed, element)
     fixed_params = sum(p.numel() for p in own)
-    fixed = sum(t.numel() * t.element_size() for t in [*own, *buffers])
+    fixed = sum(t.numel() * t.element_size() for t in _stored(module))
     # An unknown layer: its parameters as one "output" whose width no plan changes.
     return Layer(name, 1, 1, 0, 0, 1, fixed_params, 0, fixed - fixed_params * element, element)
+
+
+def _stored(module: nn.Module) -> list[Tensor]:
+    """A module's own parameters and those of its buffers that a state dict holds."""
+    buffers = module.named_buffers(recurse=False)
+    kept = [buffer for name, buffer in buffers if name not in module._non_persistent_buffers_set]
+    return [*module.parameters(recurse=False), *kept]

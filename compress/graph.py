@@ -80,9 +80,14 @@ def trace(model: nn.Module, inputs: Tensor) -> Graph:
             flattening, because torch-pruning's index mappings explode on flattened heads.
         inputs: `[B, ...]`, its shape is all that counts.
     """
+    with torch.inference_mode(False), torch.enable_grad():
+        return _trace(model, inputs)
+
+
+def _trace(model: nn.Module, inputs: Tensor) -> Graph:
     shadow = copy.deepcopy(model).to("meta").eval().requires_grad_()
     names = {module: name for name, module in shadow.named_modules()}
-    example = torch.empty(inputs.shape, device="meta")
+    example = torch.empty(inputs.shape, dtype=inputs.dtype, device="meta")
     layers = layers_of(shadow, example)
     order = {layer.name: place for place, layer in enumerate(layers)}
     kinds = {type(module) for module in names if isinstance(module, Resizable)}
@@ -94,11 +99,12 @@ def trace(model: nn.Module, inputs: Tensor) -> Graph:
         customized_pruners={kind: _ScalePruner() for kind in kinds},
         verbose=False,
     )
-    outputs = set(_output_layers(shadow, shadow(example)))
+    # With a gradient of its own, the input is told apart from the weights in the graph behind the outputs.
+    outputs = set(_output_layers(shadow, shadow(example.requires_grad_())))
     groups, whole = [], {}
     for found in dependencies.get_all_groups(root_module_types=[nn.Conv2d, nn.ConvTranspose2d, nn.Linear]):
         group, foreign = _group(dependencies, found, names, order)
-        reason = _reason_to_keep(group, foreign, outputs)
+        reason = _reason_to_keep(shadow, group, foreign, outputs)
         if reason is None:
             groups.append(group)
         else:
@@ -110,7 +116,8 @@ def trace(model: nn.Module, inputs: Tensor) -> Graph:
 def _group(
     dependencies: Any, found: Any, names: dict[nn.Module, str], order: dict[str, int]
 ) -> tuple[Group, list[str]]:
-    """A group of torch-pruning as ours, and the names of members that are not layers of the network."""
+    """A group of torch-pruning as ours, and the names of bare parameters that it would cut as well."""
+    parameters = {id(p): name for name, p in next(iter(names)).named_parameters()}
     members, foreign = [], []
     for item in found:
         module = item.dep.target.module
@@ -119,7 +126,7 @@ def _group(
             places, channels = torch.tensor(list(item.idxs)), torch.tensor(list(item.root_idxs))
             members.append(Member(names[module], side, places, channels, item.dep.handler))
         elif isinstance(module, nn.Parameter):
-            foreign.append(str(item.dep.target.name))
+            foreign.append(parameters[id(module)])
     root = found[0]
     producers = sorted(
         {m.layer for m in members if m.side == "out" and m.layer in order and _produces(names, m.layer)},
@@ -133,15 +140,25 @@ def _produces(names: dict[nn.Module, str], layer: str) -> bool:
     return isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
 
 
-def _reason_to_keep(group: Group, foreign: list[str], outputs: set[str]) -> str | None:
+def _reason_to_keep(model: nn.Module, group: Group, foreign: list[str], outputs: set[str]) -> str | None:
     fixed = [m.layer for m in group.members if m.side == "out" and m.layer in outputs]
     if fixed:
-        return (
-            "makes an output" if fixed[0] in group.producers else f"tied to {fixed[0]}, which makes an output"
-        )
+        makes = "makes an output"
+        return makes if fixed[0] in group.producers else f"tied to {fixed[0]}, which {makes}"
     if foreign:
-        return f"its channels meet a bare parameter ({foreign[0]})"
+        return f"meets the bare parameter {foreign[0]}"
+    for member in group.members:
+        module = model.get_submodule(member.layer)
+        if not _cuts_cleanly(module):
+            return f"meets {member.layer}, a {type(module).__name__} that cannot be narrowed safely"
     return None
+
+
+def _cuts_cleanly(module: nn.Module) -> bool:
+    """Whether torch-pruning narrows a layer so that the slim network is the masked one."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        return module.groups == 1 or module.groups == module.in_channels == module.out_channels
+    return isinstance(module, nn.Linear | nn.BatchNorm2d | Resizable)
 
 
 def _output_layers(model: nn.Module, outputs: Any) -> Iterator[str]:
@@ -158,11 +175,22 @@ def _output_layers(model: nn.Module, outputs: Any) -> Iterator[str]:
             continue
         seen.add(node)
         behind = [edge for edge, _ in node.next_functions if edge is not None]
-        weights = [edge.variable for edge in behind if hasattr(edge, "variable")]
+        weights = [owners[id(leaf)] for edge in behind if id(leaf := _leaf(edge)) in owners]
         if weights:
-            yield from (owners[id(weight)] for weight in weights)
+            yield from weights
         else:
             pending.extend(behind)
+
+
+def _leaf(node: Any) -> Tensor | None:
+    """The tensor that a node of the autograd graph is a function of alone, such as of a weight; or None."""
+    while not hasattr(node, "variable"):
+        behind = [edge for edge, _ in node.next_functions if edge is not None]
+        if len(behind) != 1:
+            return None
+        node = behind[0]
+    leaf: Tensor = node.variable
+    return leaf
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

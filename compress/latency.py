@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from detectors.modes import evaluating
+
 _WARM_UP = 3
 
 
@@ -42,19 +44,16 @@ def measure(
         runs: timed passes of each model, after three untimed ones.
         clock: gives seconds; tests give one of their own.
     """
-    modes = [model.training for model in models]
     seconds = torch.zeros(len(models), runs, dtype=torch.float64)
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluating(*models):
         for turn in range(-_WARM_UP, runs):
             for place, model in enumerate(models):
                 _finish(inputs)
                 started = clock()
-                model.eval()(inputs)
+                model(inputs)
                 _finish(inputs)
                 if turn >= 0:
                     seconds[place, turn] = clock() - started
-    for model, mode in zip(models, modes, strict=True):
-        model.train(mode)
     median, p90 = (seconds.quantile(share, dim=1) * 1000 for share in (0.5, 0.9))
     device = torch.cuda.get_device_name(inputs.device) if inputs.is_cuda else inputs.device.type
     facts = (runs, len(inputs), torch.get_num_threads(), device)

@@ -17,13 +17,15 @@ class Ledger:
 
     Args:
         path: the file; need not exist.
+        write: False on processes that only follow the leading one: they change no file.
 
     Raises:
         RunError: a line other than the last one that is not JSON.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, write: bool = True) -> None:
         self.path = path
+        self._write = write
         self.entries: list[Entry] = []
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         lines = text.split("\n")
@@ -35,15 +37,15 @@ class Ledger:
                 raise RunError(
                     f"{path}:{number} is not JSON ({error.msg}); take the run to another folder with out=PATH"
                 ) from None
-        if torn:
+        if torn and write:
             write_text(path, text[: -len(torn)])
 
     def find(self, round_: int, phase: str) -> Entry | None:
         """The line of a finished phase, or None."""
         return next((e for e in self.entries if e["round"] == round_ and e["phase"] == phase), None)
 
-    def add(self, entry: Entry, *, write: bool = True) -> None:
-        """Records a finished phase; `write=False` on processes that only follow the leading one."""
-        if write:
+    def add(self, entry: Entry) -> None:
+        """Records a finished phase."""
+        if self._write:
             append_line(self.path, json.dumps(entry, allow_nan=False))
         self.entries.append(entry)

@@ -4,6 +4,7 @@ import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 
 import torch
@@ -66,9 +67,9 @@ class Rules:
     def options(self, group: Group) -> list[int]:
         """The widths that a group may have, ascending; the last is its present width."""
         first = (self.first_widths or {}).get(group.name, group.channels)
-        least = max(
-            self.multiple, math.ceil(self.floor * first), math.ceil((1 - self.largest_cut) * group.channels)
-        )
+        # Shares as people write them: in binary, 1 - 0.7 is a little above 0.3 and would keep one too many.
+        floor, cut = (Decimal(str(share)) for share in (self.floor, self.largest_cut))
+        least = max(self.multiple, math.ceil(floor * first), math.ceil((1 - cut) * group.channels))
         return [w for w in range(self.multiple, group.channels, self.multiple) if w >= least] + [
             group.channels
         ]
@@ -114,7 +115,7 @@ def priced(graph: Graph, widths: Mapping[str, int]) -> Cost:
     sizes = {}
     for name, (fewer_inputs, fewer_outputs) in changed.items():
         layer = layers[name]
-        if layer.pair_params == 0:  # a norm reads what it makes: its one side is called "out"
+        if layer.tied:  # it reads what it makes, and only one of its sides is listed
             fewer_inputs = fewer_outputs = max(fewer_inputs, fewer_outputs)
         sizes[name] = (layer.inputs - fewer_inputs, layer.outputs - fewer_outputs)
     return cost_of_layers(graph.layers, sizes)
@@ -131,7 +132,7 @@ def uniform_widths(graph: Graph, budget: Budget, rules: Rules) -> Widths:
     """
     groups = selectable(graph, rules.skip)
     options = {group.name: rules.options(group) for group in groups}
-    _check_reachable(graph, options, budget, rules)
+    check_reachable(graph, budget, rules)
 
     def at(share: float) -> Widths:
         return {g.name: min(options[g.name], key=lambda w: (abs(w - share * g.channels), -w)) for g in groups}
@@ -161,7 +162,7 @@ def global_widths(graph: Graph, scores: Mapping[str, Tensor], budget: Budget, ru
     """
     groups = selectable(graph, rules.skip)
     options = {group.name: rules.options(group) for group in groups}
-    _check_reachable(graph, options, budget, rules)
+    check_reachable(graph, budget, rules)
     worth: dict[tuple[str, int], float] = {}
     steps = []
     for place, group in enumerate(groups):
@@ -200,7 +201,7 @@ def ratio_widths(graph: Graph, ratio: float, rules: Rules) -> Widths:
         raise PlanError(f"prune.ratio={ratio} is not a share from 0 to below 1")
     widths = {}
     for group in selectable(graph, rules.skip):
-        kept = group.channels - int(ratio * group.channels)
+        kept = group.channels - int(Decimal(str(ratio)) * group.channels)
         widths[group.name] = min(option for option in rules.options(group) if option >= kept)
     return widths
 
@@ -240,22 +241,23 @@ def parse_limit(text: str | float, first: int, kind: str) -> int:
         PlanError: anything else, or a limit that is not above zero.
     """
     written = str(text).strip()
-    units = {"%": first / 100, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
-    number, unit = (written[:-1], units[written[-1]]) if written[-1:] in units else (written, 1.0)
+    units = {"%": Decimal(first) / 100, "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9)}
+    units["K"] = units["k"]
+    number, unit = (written[:-1], units[written[-1]]) if written[-1:] in units else (written, Decimal(1))
     try:
-        limit = float(number) * unit
-    except ValueError:
-        limit = math.nan
-    if not 0 < limit < math.inf:
+        limit = Decimal(number) * unit
+    except InvalidOperation:
+        limit = Decimal("nan")
+    if not limit.is_finite() or limit < 1:
         raise PlanError(
             f"prune.budget.{kind}={written!r} is not a budget; write 50%, 800M, 1.2G or a number above zero"
         )
     return math.floor(limit)
 
 
-def _check_reachable(
-    graph: Graph, options: Mapping[str, Sequence[int]], budget: Budget, rules: Rules
-) -> None:
+def check_reachable(graph: Graph, budget: Budget, rules: Rules) -> None:
+    """Raises PlanError, naming the smallest cost that the rules allow, if that is above the budget."""
+    options = {group.name: rules.options(group) for group in selectable(graph, rules.skip)}
     least = priced(graph, {name: widths[0] for name, widths in options.items()})
     if budget.holds(least):
         return

@@ -23,6 +23,10 @@ from compress.plan import (
 from compress.surgery import cut, masked
 from detectors.errors import PlanError
 from detectors.models.base import Detector
+from detectors.registry import did_you_mean
+
+CHOICES = ("uniform", "global")
+ORDERS = ("parallel", "sequential")
 
 
 def prune(
@@ -81,6 +85,9 @@ def make_plan(
     order: str = "parallel",
 ) -> Plan:
     """Scores the groups of a network and chooses what stays; arguments as in `prune`."""
+    for key, value, known in (("choice", choice, CHOICES), ("order", order, ORDERS)):
+        if value not in known:
+            raise PlanError(f"prune.{key}={value!r} is unknown{did_you_mean(value, known)}")
     limited = any(limit is not None for limit in budget.limits().values())
     if limited == (ratio is not None):
         raise PlanError(

@@ -1,6 +1,7 @@
 """What is mended after a cut and before any training."""
 
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ def batch_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
     Returns:
         How many batch norms were measured; with 0, no batch is read.
+
+    Raises:
+        ValueError: there are batch norms but no batches; their statistics would be lost.
     """
     norms = [
         module
@@ -26,13 +30,17 @@ def batch_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
     ]
     if not norms:
         return 0
+    remaining = iter(batches)
+    first = next(remaining, None)
+    if first is None:
+        raise ValueError("no batch to measure the statistics on")
     model.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean: every batch counts the same
         norm.train()
-    for batch in batches:
+    for batch in chain([first], remaining):
         model(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

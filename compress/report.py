@@ -40,8 +40,9 @@ def markdown(ledger: Ledger) -> str:
 
 def verdict(ledger: Ledger) -> str:
     """What the run came to, in a sentence."""
-    first, last = ledger.find(0, "start"), ledger.entries[-1]
-    if first is None or last["phase"] != "evaluate":
+    first = ledger.find(0, "start")
+    last = ledger.entries[-1] if ledger.entries else None
+    if first is None or last is None or last["phase"] != "evaluate":
         return "the run is not finished"
     before, after = Score.from_dict(first["score"]), Score.from_dict(last["score"])
     cost, whole = last["cost"], first["cost"]

@@ -52,7 +52,7 @@ class Run:
     place: Place
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.folder / "ledger.jsonl")
+        self.ledger = Ledger(self.folder / "ledger.jsonl", write=self.place.leads)
         self._first_predictions: Predictions | None = None
 
     def finish(self) -> Ledger:
@@ -237,7 +237,7 @@ class Run:
         return start
 
     def _record(self, entry: Entry) -> None:
-        self.ledger.add(entry, write=self.place.leads)
+        self.ledger.add(entry)
 
     def _say(self, text: str) -> None:
         if self.place.leads:

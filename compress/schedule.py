@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from compress.cost import Cost, subject
 from compress.graph import Graph, trace
-from compress.plan import Budget, Plan, Rules, parse_limit
+from compress.plan import Budget, Plan, Rules, check_reachable, parse_limit
 from compress.pruning import make_plan
 from compress.recipe import PruneConfig
 from detectors.models.base import Detector
@@ -32,6 +32,11 @@ def plan_round(
     """
     network, inputs = subject(detector)
     graph = trace(network, inputs)
+    if number == 1:
+        # Asked now, not after the fine-tuning of all rounds but the last.
+        cut = 1 - (1 - settings.largest_cut) ** settings.rounds
+        least = Rules(settings.multiple, settings.floor, cut, tuple(settings.skip))
+        check_reachable(graph, budget_of_round(settings, first_cost, settings.rounds), least)
     rules = Rules(settings.multiple, settings.floor, settings.largest_cut, tuple(settings.skip), first_widths)
     plan = make_plan(
         network,

@@ -40,6 +40,9 @@ def cut(model: nn.Module, graph: Graph, plan: Plan, inputs: Tensor) -> nn.Module
     slim = copy.deepcopy(model)
     for (layer, _), (places, narrow) in _removed(graph, plan.keep).items():
         narrow(slim.get_submodule(layer), places)
+    # torch-pruning makes new parameters, which would thaw frozen ones.
+    for name, parameter in model.named_parameters():
+        slim.get_parameter(name).requires_grad_(parameter.requires_grad)
     prove(model, slim, graph, plan, inputs)
     return slim
 
@@ -70,10 +73,10 @@ def prove(model: nn.Module, slim: nn.Module, graph: Graph, plan: Plan, inputs: T
     Raises:
         ProofError: they differ.
     """
-    shapes = torch.empty(inputs.shape, device="meta")
+    shapes = torch.empty(inputs.shape, dtype=inputs.dtype, device="meta")
     built = cost_of_layers(layers_of(copy.deepcopy(slim).to("meta"), shapes))
     if built != plan.after:
-        raise ProofError(f"planned {plan.after}, built {built}")
+        raise ProofError(f"planned {plan.after!r}, built {built!r}")
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device)
     with torch.no_grad():

@@ -166,8 +166,8 @@ def read(path: str | Path) -> Any:
         if pickled is None:
             raise CheckpointError(_broken(path)) from None
         raise CheckpointError(
-            f"{path} is or holds a pickled object ({pickled[1]}), which would run code when loaded; where that "
-            "code lives, save the state dict instead: torch.save(model.state_dict(), PATH)"
+            f"{path} is or holds a pickled object ({pickled[1]}), which would run code when loaded; where "
+            "that code lives, save the state dict instead: torch.save(model.state_dict(), PATH)"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError, IndexError):
         raise CheckpointError(_broken(path)) from None

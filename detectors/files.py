@@ -9,6 +9,8 @@ from pathlib import Path
 
 from detectors.errors import RunError
 
+_PARTIAL = ".partial"
+
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Writes a file under a temporary name beside it, then renames it: the older file stays whole if anything
@@ -20,7 +22,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
@@ -76,6 +78,9 @@ def held(folder: Path) -> Iterator[Path]:
                 f"{folder}: another process (pid {holder}) is working in this run folder; "
                 "wait for it, or give this run another folder with out=PATH"
             ) from None
+        # What a killed process left half written; nobody else writes here now.
+        for leftover in folder.glob(f".*{_PARTIAL}"):
+            leftover.unlink(missing_ok=True)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -45,5 +45,5 @@ def steps(title: str, total: int, *, done: int = 0, show: bool = True) -> Iterat
 
     with bar:
         yield report
-    if show:
+    if show and last:
         print(f"{title}: {last}", flush=True)

@@ -11,6 +11,7 @@ from detectors.boxes import decode
 from detectors.images import resize
 from detectors.losses.multibox import multibox_loss
 from detectors.models.layers import Normalise
+from detectors.modes import evaluating
 from detectors.postprocess import PostprocessOptions, select
 from detectors.types import Detections, DetectorSpec, Outputs, Target
 
@@ -131,13 +132,8 @@ class Detector(nn.Module):
             sizes = [(images.shape[1], images.shape[2])]
             images = resize(images, self.size)[None].to(self.anchors.device)
             images = images.float() / 255 if images.dtype == torch.uint8 else images
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
+        with evaluating(self):
             found = self.detect(self(images), sizes)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         return found[0] if single else found
 
 
