@@ -48,7 +48,8 @@ def _filter_mean(model: nn.Module, group: Group, value: Callable[[Tensor], Tenso
             continue
         module = model.get_submodule(member.layer)
         weight = module.get_parameter("weight").detach().cpu().double()
-        filters = weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else weight
+        swapped = isinstance(module, nn.ConvTranspose2d) and module.groups == 1
+        filters = weight.transpose(0, 1) if swapped else weight
         means = value(filters).flatten(1).mean(dim=1)
         scores.index_add_(0, member.channels, means[member.positions])
         counts.index_add_(0, member.channels, torch.ones(len(member.channels), dtype=torch.float64))

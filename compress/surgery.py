@@ -56,8 +56,9 @@ def masked(model: nn.Module, graph: Graph, keep: Mapping[str, tuple[int, ...]]) 
     with torch.no_grad():
         for (layer, side), (places, _) in _removed(graph, keep).items():
             module = copied.get_submodule(layer)
-            # Rows of a filter bank are outputs, except in a transposed convolution.
-            rows = (side == "out") != isinstance(module, nn.ConvTranspose2d)
+            # Rows of a filter bank are outputs, except in a transposed convolution that is not depthwise.
+            swapped = isinstance(module, nn.ConvTranspose2d) and module.groups == 1
+            rows = (side == "out") != swapped
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.ndim == 1:
                     if side == "out":

@@ -50,5 +50,5 @@ def select(scores: Tensor, boxes: Tensor, size: tuple[int, int], options: Postpr
     # batched_nms moves each class to a place of its own by adding the largest coordinate: that needs
     # coordinates from 0 up, and float64 where an untrained network gives boxes of millions of pixels.
     apart = (found - found.amin()).double() if len(found) else found
-    kept = batched_nms(apart, best, label, options.nms_iou)[: options.keep]
+    kept = batched_nms(apart, best.double(), label, options.nms_iou)[: options.keep]
     return Detections(clip(found[kept], size), best[kept], label[kept])

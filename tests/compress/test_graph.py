@@ -181,7 +181,7 @@ def test_a_layer_whose_norm_makes_the_output_stays_whole_and_says_why() -> None:
 def test_channels_that_meet_a_bare_parameter_stay_whole() -> None:
     graph = trace(BareParameter(), inputs())
     assert graph.groups == ()
-    assert graph.whole["body"].startswith("its channels meet a bare parameter")
+    assert graph.whole["body"].startswith("meets the bare parameter")
     assert graph.whole["head"] == OUTPUT
 
 

@@ -23,8 +23,8 @@ def test_what_was_added_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_follower_records_without_writing(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    ledger.add(START, write=False)
+    ledger = Ledger(tmp_path / "ledger.jsonl", write=False)
+    ledger.add(START)
     assert ledger.entries == [START]
     assert not (tmp_path / "ledger.jsonl").exists()
 
