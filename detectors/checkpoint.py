@@ -127,7 +127,7 @@ def detector_in(
         raise CheckpointError(
             f"{source} holds a {spec.name}, not a {name}; set detector.name to match, or take it out"
         )
-    built_with = _plain({**defaults(spec.name), **spec.options})
+    built_with = _plain({**defaults(spec.name), **spec.options}) if options else {}
     for option, value in _plain(options).items():
         if value != built_with.get(option):
             built = (

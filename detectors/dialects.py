@@ -33,7 +33,7 @@ class Published:
         if self.classes not in known:
             raise CheckpointError(
                 f"{path} is ambiguous: weights of {self.classes} classes do not tell their default boxes; "
-                f"pass name={self.name!r} and anchors='voc' or 'coco'"
+                "pass anchors='voc' or 'coco' (in a recipe: detector.options.anchors)"
             )
         return {"anchors": known[self.classes]}
 

@@ -148,14 +148,12 @@ def _published(
     ratios: tuple[tuple[float, ...], ...],
     data: str,
 ) -> Detector:
-    if (size, data) not in _SIZES:
-        raise ConfigError(f"{spec.name}: anchors={data!r} is neither voc nor coco")
     anchors = published(_SIZES[size, data], steps, ratios)
     network = SSDNetwork(VGG16(), extras, 1 + len(spec.classes), anchors)
     return Detector(spec, network, anchors, (size, size), Normalise(*_CAFFE))
 
 
 def _checked_size(name: str, size: tuple[int, int]) -> tuple[int, int]:
-    if len(size) != 2 or not all(isinstance(side, int) and side >= 64 for side in size):
+    if min(size) < 64:
         raise ConfigError(f"{name}: size={list(size)} is not [height, width] of at least 64 pixels each")
     return size[0], size[1]

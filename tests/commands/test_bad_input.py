@@ -32,7 +32,7 @@ MODEL = "model=weights/tiny/model.pth"
         ("eval_voc.py", ["model=cut.pth"], ["cut.pth (2,000 bytes) is truncated or not a PyTorch file"]),
         ("eval_voc.py", ["model=empty.pth"], ["empty.pth (0 bytes) is truncated"]),
         ("eval_voc.py", ["model=tiny.yaml"], ["is truncated or not a PyTorch file"]),
-        ("eval_voc.py", ["model=module.pth"], ["module.pth is a pickled module", "state_dict()"]),
+        ("eval_voc.py", ["model=module.pth"], ["module.pth is or holds a pickled object", "state_dict()"]),
         ("eval_voc.py", [MODEL, "detector.width=0.25"], ["built with width=0.125, not with width=0.25"]),
         ("eval_voc.py", [MODEL, "detector.size=[64, 96]"], ["built with size=[64, 64]"]),
         ("finetune.py", [MODEL, "detector.name=ssd300_vgg16"], ["holds a ssd_vgg16_bn, not a ssd300_vgg16"]),

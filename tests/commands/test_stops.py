@@ -37,7 +37,7 @@ def test_ctrl_c_in_training_saves_and_the_same_command_ends_as_unbroken(workplac
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert err.startswith("stopped at epoch ")
+    assert err.startswith("stopped after ")
     assert err.rstrip().endswith("saved weights/tiny/last.pth; the same command goes on from there")
     assert len(err.splitlines()) == 1
     assert 0 < read(state)["training"]["epoch"] < 8

@@ -119,9 +119,9 @@ def before_its_line(monkeypatch: pytest.MonkeyPatch, die: Callable[[int, str], N
     """Dies when all the work of a phase is done, but not recorded."""
     add = Ledger.add
 
-    def dying(self: Ledger, entry: Entry, *, write: bool = True) -> None:
+    def dying(self: Ledger, entry: Entry) -> None:
         die(entry["round"], entry["phase"])
-        add(self, entry, write=write)
+        add(self, entry)
 
     monkeypatch.setattr(Ledger, "add", dying)
 

@@ -150,7 +150,7 @@ def test_a_file_of_something_else_is_a_checkpoint_error(content, tmp_path):
 def test_a_pickled_module_is_refused_by_its_class_without_running_it(full, tmp_path):
     torch.save(full, tmp_path / "module.pth")
     with pytest.raises(
-        CheckpointError, match=r"is a pickled module \(class detectors\.models\.base\.Detector"
+        CheckpointError, match=r"is or holds a pickled object \(detectors\.models\.base\.Detector"
     ):
         detectors.load(tmp_path / "module.pth")
     torch.save(nn.Sequential(nn.Conv2d(3, 3, 1)), tmp_path / "module.pth")
@@ -168,7 +168,7 @@ class Trap:
 def test_no_code_from_a_file_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state": Trap()}, "trap.pth")
-    with pytest.raises(CheckpointError, match=r"trap.pth is a pickled module"):
+    with pytest.raises(CheckpointError, match=r"trap.pth is or holds a pickled object"):
         detectors.load("trap.pth")
     assert not Path("trap-was-run").exists()
 

@@ -55,7 +55,7 @@ def test_a_file_of_other_classes_is_ambiguous():
     published = dialects.recognise(ssd(classes=3), "x.pth")
     with pytest.raises(
         CheckpointError,
-        match=r"x.pth is ambiguous: weights of 3 classes .* pass name='ssd300_vgg16' and anchors='voc'",
+        match=r"x.pth is ambiguous: weights of 3 classes .* pass anchors='voc' or",
     ):
         published.options("x.pth", {})
     with pytest.raises(CheckpointError, match="ambiguous"):
@@ -160,4 +160,4 @@ def test_keys_too_many_missing_or_of_another_shape_are_named(change, message):
     with pytest.raises(
         CheckpointError, match=rf"x.pth \(as ssd300_vgg16\) does not fit the detector: .*{message}"
     ):
-        detector_in(state, "x.pth", name="ssd300_vgg16", classes=CLASSES)
+        detector_in(state, "x.pth", name="ssd300_vgg16", classes=CLASSES, anchors="voc")
