@@ -34,8 +34,8 @@ contracts: $(READY)
 
 check: lint types contracts test
 
-lock:
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+lock: $(READY)
+	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --output-file requirements.lock
 
 clean:
