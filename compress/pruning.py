@@ -21,6 +21,7 @@ from compress.plan import (
     uniform_widths,
 )
 from compress.surgery import cut, masked
+from detectors.checkpoint import fingerprint
 from detectors.errors import PlanError
 from detectors.models.base import Detector
 from detectors.registry import did_you_mean
@@ -118,8 +119,9 @@ def make_plan(
 
 
 def carry_out(detector: Detector, graph: Graph, plan: Plan) -> Detector:
-    """A copy of the detector with the network that the plan leaves, proven."""
+    """A copy of the detector with the network that the plan leaves, proven; its `meta` names the parent."""
     network, inputs = subject(detector)
     slim = copy.deepcopy(detector)
+    slim.meta = {"parent": fingerprint(detector)}
     slim.network = cut(network, graph, plan, inputs)
     return slim

@@ -46,10 +46,12 @@ class Checkpoint:
 
 
 def checkpoint_of(detector: Detector, **meta: Any) -> Checkpoint:
-    """The detector as plain data; shares its tensors."""
+    """The detector as plain data, `meta` added to its own; shares its tensors."""
     with torch.device("meta"):
         full = geometry_of(build(detector.spec.name, detector.spec.classes, **detector.spec.options))
-    return Checkpoint(detector.spec, resized(full, geometry_of(detector)), detector.state_dict(), meta)
+    return Checkpoint(
+        detector.spec, resized(full, geometry_of(detector)), detector.state_dict(), {**detector.meta, **meta}
+    )
 
 
 def restore(checkpoint: Checkpoint, source: str = "checkpoint") -> Detector:
@@ -68,6 +70,7 @@ def restore(checkpoint: Checkpoint, source: str = "checkpoint") -> Detector:
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{source}: {error}") from None
     _fill(detector, checkpoint.state, source)
+    detector.meta = dict(checkpoint.meta)
     return detector.eval()
 
 

@@ -1,7 +1,7 @@
 """What every detector can do: forward, loss, detect, and the verbs built on them."""
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class Detector(nn.Module):
 
     Attributes:
         postprocess: thresholds of `detect`; free to change.
+        meta: plain data that its file carries along: `parent` is the fingerprint of what it was cut from.
         anchors: `[A, 4]` float32 centre form, 0..1.
     """
 
@@ -50,6 +51,7 @@ class Detector(nn.Module):
         self.normalise = normalise
         self.network = network
         self.postprocess = PostprocessOptions()
+        self.meta: dict[str, Any] = {}
         boxes = anchors.boxes(size, _map_sizes(network, size))
         # Not in the state dict: spec and size say all about them.
         self.register_buffer("anchors", boxes, persistent=False)

@@ -36,15 +36,16 @@ def test_the_slim_detector_meets_its_budget(settings: dict, kind: str, limit) ->
 
 
 def test_a_slim_file_gives_the_same_outputs_and_is_plain_data(tmp_path: Path) -> None:
-    slim = compress.prune(small((64, 96)), budget={"macs": "40%"}, multiple=4)
+    detector = small((64, 96))
+    slim = compress.prune(detector, budget={"macs": "40%"}, multiple=4)
     path = tmp_path / "slim.pth"
-    detectors.save(slim, path, parent="abc")
+    detectors.save(slim, path, note="first try")
     loaded = detectors.load(path)
     assert equal(slim, loaded)
     assert fingerprint(slim) == fingerprint(loaded)
     assert geometry_of(slim) == geometry_of(loaded)
     raw = torch.load(path, weights_only=True)
-    assert raw["meta"] == {"parent": "abc"}
+    assert raw["meta"] == {"parent": fingerprint(detector), "note": "first try"} == loaded.meta
     assert (
         raw["geometry"]["network.backbone.features.0"]["out"]
         == slim.network.backbone.features[0].out_channels
