@@ -1,7 +1,11 @@
-"""Score a detector, full or slim: python eval_voc.py RECIPE model=PATH [eval.metric=voc07|voc|coco]
+"""Score a detector, full or slim: python eval_voc.py RECIPE model=PATH [eval.metric=voc07|voc|coco].
 
-1 load the recipe and the checkpoint - 2 build the data (eval.split) - 3 find the objects in every image - 4
-print AP for each class and the mean with its interval over images. Writes nothing.
+1 load the recipe and the checkpoint
+2 build the data (eval.split)
+3 find the objects in every image
+4 print AP for each class and the mean with its interval over images
+
+Writes nothing.
 """
 
 from compress.commandline import main
@@ -10,18 +14,14 @@ from compress.recipe import Recipe
 
 def evaluate(recipe: Recipe, path: str) -> None:
     """The steps of the module's docstring."""
-    from compress.cost import cost_of
-    from compress.session import describe, need_model, open_all, predictions_of, scored
+    from compress.session import describe, headline, need_model, open_all, predictions_of, scored
     from detectors.engine.distributed import joined
 
     need_model(recipe, "eval_voc.py")
     with joined() as place:
         detector, (dataset,) = open_all(recipe, [recipe.eval.split], place)
         if place.leads:
-            print(
-                f"{recipe.model}: {detector.spec.name} at {detector.size[0]}x{detector.size[1]}: "
-                f"{cost_of(detector)}"
-            )
+            print(f"{recipe.model}: {headline(detector)}")
             print(describe(dataset, recipe.eval.split), flush=True)
         if recipe.dry_run:
             return

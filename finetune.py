@@ -1,10 +1,12 @@
 """Fine-tune a detector, full or slim: python finetune.py RECIPE model=PATH [key=value ...].
 
-1 load the recipe and the checkpoint - 2 build the data - 3 resume if the run has a checkpoint - 4 fit by the
-settings in `finetune` - 5 evaluate, print the per-class table.
+1 load the recipe and the checkpoint
+2 build the data
+3 resume if the run has a checkpoint
+4 fit by the settings in `finetune`
+5 evaluate, print the per-class table
 
-Writes model.pth into the folder finetuned/ beside the given model (or OUT/model.pth). Ctrl-C saves, and the
-same command goes on.
+Writes finetuned/model.pth beside the given model (or OUT/model.pth). Ctrl-C saves; the same command goes on.
 """
 
 from pathlib import Path

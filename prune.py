@@ -1,9 +1,14 @@
 """Prune a detector to a budget: python prune.py RECIPE model=PATH [prune.budget.macs=50% ...].
 
-1 load the recipe and the checkpoint, full or slim - 2 trace, print the groups and the protected layers - 3
-score - 4 plan, print old -> new widths; dry_run=true stops here - 5 cut, prove slim == masked - 6
-recalibrate, evaluate - 7 fine-tune, evaluate - 8 next round - 9 write slim.pth and the report, print the
-rounds.
+1 load the recipe and the checkpoint, full or slim
+2 trace, print the groups and the protected layers
+3 score
+4 plan, print old -> new widths; dry_run=true stops here
+5 cut, prove slim == masked
+6 recalibrate, evaluate
+7 fine-tune, evaluate
+8 next round
+9 write slim.pth and the report, print the rounds
 
 Writes into prunes/RECIPE (or OUT): ledger.jsonl with a line for each finished phase, round_NN.pth, slim.pth
 and report.md. Ctrl-C or a crash loses nothing that was finished: the same command goes on.
@@ -21,7 +26,7 @@ def prune(recipe: Recipe, path: str) -> None:
     from compress.report import markdown, verdict, widths_table
     from compress.rounds import Run
     from compress.schedule import plan_round
-    from compress.session import describe, need_model, open_all, run_folder
+    from compress.session import describe, headline, need_model, open_all, run_folder
     from detectors.engine.distributed import joined
     from detectors.files import write_text
 
@@ -30,10 +35,7 @@ def prune(recipe: Recipe, path: str) -> None:
         detector, (training, test) = open_all(recipe, ["train", "test"], place)
         graph, plan = plan_round(recipe.prune, 1, detector, cost_of(detector))
         if place.leads:
-            print(
-                f"{recipe.model}: {detector.spec.name} at {detector.size[0]}x{detector.size[1]}: "
-                f"{plan.before}"
-            )
+            print(f"{recipe.model}: {headline(detector)}")
             print(describe(training, "train"))
             print(describe(test, "test"))
             print(f"\n{widths_table(graph, plan)}\n", flush=True)

@@ -1,11 +1,15 @@
 """Train a detector: python train.py RECIPE [key=value ...].
 
-1 load and print the recipe - 2 join torchrun's group if there is one, seed - 3 build the detector, print its
-cost - 4 build the data, print counts for each class - 5 resume if the run has a checkpoint - 6 fit - 7
-evaluate, print the per-class table and the next command.
+1 load and print the recipe
+2 join torchrun's group if there is one, seed
+3 build the detector, print its cost
+4 build the data, print counts for each class
+5 resume if the run has a checkpoint
+6 fit
+7 evaluate, print the per-class table and the next command
 
-Writes weights/RECIPE/model.pth (or OUT/model.pth). Ctrl-C saves, and the same command goes on. Several
-processes: torchrun --nproc-per-node=N train.py RECIPE.
+Writes weights/RECIPE/model.pth (or OUT/model.pth). Ctrl-C saves; the same command goes on. Several processes:
+torchrun --nproc-per-node=N train.py RECIPE.
 """
 
 from pathlib import Path

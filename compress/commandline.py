@@ -43,7 +43,7 @@ def main(command: Command, manual: str) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as stop:
-        print(f"{str(stop) or 'stopped'}; the same command goes on from there", file=sys.stderr)
+        print(f"{str(stop) or 'stopped'}; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # `... | head` closed our output: that is no fault of ours, and Python must not complain at exit.

@@ -37,10 +37,7 @@ def l2(model: nn.Module, group: Group) -> Tensor:
 
 
 def _filter_mean(model: nn.Module, group: Group, value: Callable[[Tensor], Tensor]) -> Tensor:
-    """The mean of some value of the weights of each channel's filters.
-
-    Float64, so that ties are real ties.
-    """
+    """The mean of some value of each channel's filters, in float64, so that ties are real ties."""
     scores = torch.zeros(group.channels, dtype=torch.float64)
     counts = torch.zeros(group.channels, dtype=torch.float64)
     for member in group.members:

@@ -162,10 +162,7 @@ def _cuts_cleanly(module: nn.Module) -> bool:
 
 
 def _output_layers(model: nn.Module, outputs: Any) -> Iterator[str]:
-    """Names of the layers whose channels the outputs fix.
-
-    The first ones with weights, walking back from them.
-    """
+    """The first layers with weights behind the outputs, whose channels these fix."""
     owners = {id(p): name for name, module in model.named_modules() for p in module.parameters(recurse=False)}
     pending = [tensor.grad_fn for tensor in tensors_in(outputs)]
     seen = set()

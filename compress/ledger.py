@@ -20,7 +20,7 @@ class Ledger:
         write: False on processes that only follow the leading one: they change no file.
 
     Raises:
-        RunError: a line other than the last one that is not JSON.
+        RunError: a line other than the last one that records no phase.
     """
 
     def __init__(self, path: Path, *, write: bool = True) -> None:
@@ -32,11 +32,14 @@ class Ledger:
         torn = lines.pop()
         for number, line in enumerate(lines, start=1):
             try:
-                self.entries.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                entry = None
+            if not (isinstance(entry, dict) and {"round", "phase"} <= entry.keys()):
                 raise RunError(
-                    f"{path}:{number} is not JSON ({error.msg}); take the run to another folder with out=PATH"
-                ) from None
+                    f"{path}:{number} records no phase; take the run to another folder with out=PATH"
+                )
+            self.entries.append(entry)
         if torn and write:
             write_text(path, text[: -len(torn)])
 

@@ -3,7 +3,7 @@
 import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 
@@ -93,12 +93,16 @@ class Plan:
 
 
 def selectable(graph: Graph, skip: Sequence[str]) -> list[Group]:
-    """The groups of which no producer matches a glob; raises PlanError for a glob that matches no layer."""
+    """The groups that narrow no layer matching a glob; raises PlanError for a glob that matches no layer."""
     names = [layer.name for layer in graph.layers]
     for pattern in skip:
         if not fnmatch.filter(names, pattern):
             raise PlanError(f"prune.skip: no layer matches {pattern!r}{did_you_mean(pattern, names)}")
-    return [g for g in graph.groups if not any(fnmatch.fnmatchcase(p, s) for p in g.producers for s in skip)]
+    return [
+        group
+        for group in graph.groups
+        if not any(fnmatch.fnmatchcase(m.layer, s) for m in group.members if m.side == "out" for s in skip)
+    ]
 
 
 def priced(graph: Graph, widths: Mapping[str, int]) -> Cost:
@@ -144,7 +148,7 @@ def uniform_widths(graph: Graph, budget: Budget, rules: Rules) -> Widths:
         for _ in range(40):
             middle = (low + high) / 2
             low, high = (middle, high) if budget.holds(priced(graph, at(middle))) else (low, middle)
-    # Where even the share 0 rounds to more than the least, its nearest options are the least ones.
+    # at(0) is the least width of every group, which check_reachable has found within the budget.
     widths = at(low)
     order = {group.name: place for place, group in enumerate(groups)}
     sizes = {group.name: group.channels for group in groups}
@@ -193,10 +197,7 @@ def global_widths(graph: Graph, scores: Mapping[str, Tensor], budget: Budget, ru
 
 
 def ratio_widths(graph: Graph, ratio: float, rules: Rules) -> Widths:
-    """Every group loses `floor(ratio * n)` channels, as the filter pruning of 2018 did.
-
-    Then up to the next option.
-    """
+    """Every group loses floor(ratio * n) channels, as in 2018, rounded up to the next width allowed."""
     if not 0 <= ratio < 1:
         raise PlanError(f"prune.ratio={ratio} is not a share from 0 to below 1")
     widths = {}
@@ -255,9 +256,11 @@ def parse_limit(text: str | float, first: int, kind: str) -> int:
     return math.floor(limit)
 
 
-def check_reachable(graph: Graph, budget: Budget, rules: Rules) -> None:
-    """Raises PlanError, naming the smallest cost that the rules allow, if that is above the budget."""
-    options = {group.name: rules.options(group) for group in selectable(graph, rules.skip)}
+def check_reachable(graph: Graph, budget: Budget, rules: Rules, rounds: int = 1) -> None:
+    """Raises PlanError, naming the smallest cost that so many rounds can reach, if that is too high."""
+    cut = 1 - (1 - rules.largest_cut) ** rounds
+    overall = replace(rules, largest_cut=cut)
+    options = {group.name: overall.options(group) for group in selectable(graph, rules.skip)}
     least = priced(graph, {name: widths[0] for name, widths in options.items()})
     if budget.holds(least):
         return
@@ -265,13 +268,11 @@ def check_reachable(graph: Graph, budget: Budget, rules: Rules) -> None:
     kind = next(k for k, limit in budget.limits().items() if limit is not None and getattr(least, k) > limit)
     limit, smallest, whole = budget.limits()[kind], getattr(least, kind), getattr(now, kind)
     raise PlanError(
-        f"budget {kind}={limit:,} is out of reach: with floor={rules.floor}, "
-        f"largest_cut={rules.largest_cut}, "
-        f"multiple={rules.multiple} and {len(options)} of {len(graph.groups)} groups free to shrink, the "
-        "smallest plan "
-        f"keeps {smallest:,} ({smallest / whole:.1%} of the present {whole:,}). Raise the budget, lower "
-        "prune.floor "
-        "or prune.multiple, cut in more rounds, or skip fewer layers"
+        f"budget {kind}={limit:,} is out of reach: with floor={rules.floor}, largest_cut={rules.largest_cut} "
+        f"in each of {rounds} rounds, multiple={rules.multiple} and {len(options)} of {len(graph.groups)} "
+        f"groups free to shrink, the smallest plan keeps {smallest:,} ({smallest / whole:.1%} of the present "
+        f"{whole:,}). Raise the budget, lower prune.floor or prune.multiple, cut in more rounds, or skip "
+        "fewer layers"
     )
 
 

@@ -71,6 +71,6 @@ class Recipe:
     finetune: TrainConfig = setting(TrainConfig, "finetune.py, and the fine-tuning in each round of prune.py")
     model: str | None = setting(None, "a checkpoint to start from, full or slim, ours or published")
     out: str | None = setting(
-        None, "run folder; null: weights/RECIPE for training, prunes/RECIPE for pruning"
+        None, "run folder; null: weights/RECIPE, prunes/RECIPE, or finetuned/ beside the model"
     )
     dry_run: bool = setting(False, "say what would be done, and stop before doing it")

@@ -5,6 +5,7 @@ from typing import Any
 from compress.graph import Graph
 from compress.ledger import Ledger
 from compress.plan import Plan
+from detectors.evaluation.bootstrap import Difference
 from detectors.evaluation.score import Score
 
 
@@ -20,7 +21,7 @@ def markdown(ledger: Ledger) -> str:
     header = [
         "round",
         Score.from_dict(first["score"]).label,
-        "right after the cut",
+        "before fine-tuning",
         "MACs",
         "params",
         "MB",
@@ -56,12 +57,12 @@ def verdict(ledger: Ledger) -> str:
     if difference is None:
         return text
     interval = f"paired 95 % interval [{difference['low']:+.3f}, {difference['high']:+.3f}]"
-    noise = difference["low"] <= 0 <= difference["high"]
-    return f"{text}, {interval}: {'inside' if noise else 'outside'} the noise of {after.images} images"
+    side = "inside" if Difference(**difference).is_noise else "outside"
+    return f"{text}, {interval}: {side} the noise of {after.images} images"
 
 
-def widths_table(graph: Graph, plan: Plan) -> str:
-    """The widths of every group before and after a plan, and the layers that stay whole with the reason."""
+def widths_table(graph: Graph, plan: Plan, number: int = 1) -> str:
+    """The widths of every group before and after a round, and the layers that stay whole with the reason."""
     lines = []
     for group in graph.groups:
         if group.name in plan.widths:
@@ -74,7 +75,7 @@ def widths_table(graph: Graph, plan: Plan) -> str:
         layers = [layer for layer, why in whole.items() if why == reason]
         lines.append(f"  kept whole ({reason}): {', '.join(layers)}")
     return "\n".join(
-        ["channels before and after the first round:", *lines, f"  {plan.before} -> {plan.after}"]
+        [f"channels before and after round {number}:", *lines, f"  {plan.before} -> {plan.after}"]
     )
 
 

@@ -1,12 +1,13 @@
 """Rounds of cutting, recalibrating, fine-tuning and scoring, each phase recorded: a run can stop anywhere."""
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from compress.cost import Cost, cost_of, subject
 from compress.graph import trace
@@ -15,6 +16,7 @@ from compress.ledger import Entry, Ledger
 from compress.pruning import carry_out
 from compress.recalibrate import batch_norm_statistics
 from compress.recipe import Recipe
+from compress.report import widths_table
 from compress.schedule import plan_round
 from compress.session import loader_of, predictions_of, scored
 from detectors.checkpoint import fingerprint, load, save
@@ -26,6 +28,9 @@ from detectors.errors import RunError
 from detectors.evaluation.run import Predictions, paired_difference
 from detectors.models.base import Detector
 from detectors.settings import TrainConfig
+
+# The phase whose file each phase of a round starts from.
+_BEFORE = {"recalibrate": "cut", "finetune": "recalibrate", "evaluate": "finetune"}
 
 
 @dataclass
@@ -76,8 +81,8 @@ class Run:
                 self._phase(number, phase, work)
             if self.place.leads:
                 self._tidy(number)
-        slim = load(self._file(rounds, "finetune"))
         if self.place.leads:
+            slim = load(self._file(rounds, "finetune"))
             save(slim, self.folder / "slim.pth", **self._meta(rounds))
         return self.ledger
 
@@ -93,7 +98,7 @@ class Run:
             return
         self._say("scoring the model as it is")
         graph = trace(*subject(self.first))
-        self._record(
+        self.ledger.add(
             {
                 "round": 0,
                 "phase": "start",
@@ -103,6 +108,7 @@ class Run:
                 **self._state_of(self.first),
             }
         )
+        wait(self.place)
 
     def _phase(
         self, number: int, phase: str, work: Callable[[int, Detector], tuple[Detector, Entry]]
@@ -117,7 +123,7 @@ class Run:
         if phase != "evaluate" and self.place.leads:
             save(detector, self._file(number, phase), **self._meta(number))
         wait(self.place)
-        self._record(
+        self.ledger.add(
             {"round": number, "phase": phase, "seconds": round(time.monotonic() - started, 3), **facts}
         )
 
@@ -125,6 +131,8 @@ class Run:
         start = self._start_entry()
         graph, plan = plan_round(self.recipe.prune, number, detector, Cost(**start["cost"]), start["widths"])
         slim = carry_out(detector, graph, plan)
+        if number > 1:  # those of the first round were shown before it began
+            self._say(f"\n{widths_table(graph, plan, number)}\n")
         self._say(f"round {number}: cut and proven: {plan.before} -> {plan.after}")
         return slim, {
             "cost": asdict(plan.after),
@@ -135,31 +143,35 @@ class Run:
         settings = self.recipe.prune
         measured = 0
         if settings.recalibrate == "bn":
-            batch = self.recipe.finetune.batch
-            loader = train_loader(
-                self.training,
-                size=detector.size,
-                batch=batch * self.place.world,
-                augment="none",
-                seed=self.recipe.finetune.seed,
-                workers=self.recipe.data.workers,
-            )
-            # Every process measures on the same images, so that all go on with the same statistics.
-            batches = islice(loader.epoch(0), math.ceil(settings.recalibration_images / batch))
-            measured = batch_norm_statistics(detector, (b.images.to(self.place.device) for b in batches))
+            measured = batch_norm_statistics(detector, self._calibration_images(detector))
         score = scored(self.recipe, detector, predictions_of(self.recipe, detector, self.test, self.place))
         self._say(f"round {number}: before fine-tuning {score.line()}")
         return detector, {"batch_norms": measured, "score": score.to_dict()}
 
+    def _calibration_images(self, detector: Detector) -> Iterator[Tensor]:
+        """Batches of plain training images, the same in every process, which so gets the same statistics."""
+        wanted = self.recipe.prune.recalibration_images
+        batch = min(wanted, self.recipe.finetune.batch)
+        loader = train_loader(
+            self.training,
+            size=detector.size,
+            batch=batch,
+            augment="none",
+            seed=self.recipe.finetune.seed,
+            workers=self.recipe.data.workers,
+        )
+        for found in islice(loader.epoch(0), max(1, wanted // batch)):
+            yield found.images.to(self.place.device)
+
     def _finetune(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
-        settings = self.finetuning(number)
+        settings = self._finetuning(number)
         loader = loader_of(self.recipe, settings, self.training, detector, self.place)
         state = self.folder / f"round_{number:02d}.state.pth"
         title = f"round {number}/{self.recipe.prune.rounds}, epoch"
         history = fit(detector, loader, settings, place=self.place, state_file=state, title=title)
         return detector, {"epochs": settings.epochs, "loss": history[-1] if history else None}
 
-    def finetuning(self, number: int) -> TrainConfig:
+    def _finetuning(self, number: int) -> TrainConfig:
         """How a round is fine-tuned."""
         epochs = self.recipe.prune.epochs
         return (
@@ -206,18 +218,17 @@ class Run:
 
     def _latencies(self, detector: Detector) -> tuple[Latency | None, Latency | None]:
         runs = self.recipe.prune.latency_runs
-        if runs == 0:
-            return None, None
+        if runs == 0 or not self.place.leads:
+            return None, None  # the others wait: timed at once, the processes would slow each other
         networks = [self.first.network] if detector is self.first else [detector.network, self.first.network]
         measured = measure(networks, subject(detector)[1], runs=runs)
         return measured[0], measured[-1]
 
     def _before(self, number: int, phase: str) -> Path | None:
         """The file that a phase starts from; None for the first model itself."""
-        order = ("cut", "recalibrate", "finetune")
         if phase == "cut":
             return self._file(number - 1, "finetune") if number > 1 else None
-        return self._file(number, "finetune" if phase == "evaluate" else order[order.index(phase) - 1])
+        return self._file(number, _BEFORE[phase])
 
     def _file(self, number: int, phase: str) -> Path:
         return self.folder / (
@@ -235,9 +246,6 @@ class Run:
         start = self.ledger.find(0, "start")
         assert start is not None, "the phase `start` comes before all others"
         return start
-
-    def _record(self, entry: Entry) -> None:
-        self.ledger.add(entry)
 
     def _say(self, text: str) -> None:
         if self.place.leads:

@@ -33,10 +33,10 @@ def plan_round(
     network, inputs = subject(detector)
     graph = trace(network, inputs)
     if number == 1:
-        # Asked now, not after the fine-tuning of all rounds but the last.
-        cut = 1 - (1 - settings.largest_cut) ** settings.rounds
-        least = Rules(settings.multiple, settings.floor, cut, tuple(settings.skip))
-        check_reachable(graph, budget_of_round(settings, first_cost, settings.rounds), least)
+        # Asked where it can be told, not after the fine-tuning of all rounds but the last.
+        rules = Rules(settings.multiple, settings.floor, settings.largest_cut, tuple(settings.skip))
+        final = budget_of_round(settings, first_cost, settings.rounds)
+        check_reachable(graph, final, rules, settings.rounds)
     rules = Rules(settings.multiple, settings.floor, settings.largest_cut, tuple(settings.skip), first_widths)
     plan = make_plan(
         network,

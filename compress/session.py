@@ -3,16 +3,18 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from compress.cost import cost_of
+from compress.criteria import CRITERIA
 from compress.recipe import Recipe
 from detectors.checkpoint import class_difference, detector_in, is_ours, load_backbone, parse, read
 from detectors.config import dump, load, values_of
-from detectors.data import AUGMENTATIONS, DATASETS, Dataset
+from detectors.data import AUGMENTATIONS, DATASETS, Dataset, Split
 from detectors.data import build as build_data
-from detectors.data.loader import TrainLoader, eval_loader, train_loader
+from detectors.data.loader import TrainLoader, class_counts, eval_loader, train_loader
 from detectors.engine.distributed import Place, wait
 from detectors.errors import ConfigError, RunError
 from detectors.evaluation import METRICS
@@ -22,8 +24,6 @@ from detectors.models import DETECTORS, build
 from detectors.models.base import Detector
 from detectors.postprocess import PostprocessOptions
 from detectors.settings import TrainConfig
-
-Split = Literal["train", "test"]
 
 # These change how fast a run goes, never what it gives, so a run may be resumed with others.
 _FREE = {
@@ -151,10 +151,13 @@ def run_folder(recipe: Recipe, default: Path, sections: Sequence[str], place: Pl
         yield folder
 
 
+def headline(detector: Detector) -> str:
+    """Name, input size and cost of a detector, for the first line of a command."""
+    return f"{detector.spec.name} at {detector.size[0]}x{detector.size[1]}: {cost_of(detector)}"
+
+
 def describe(dataset: Dataset, split: str, limit: int = 5) -> str:
     """Counts of images and of boxes for each class, and what was left out."""
-    from detectors.data.loader import class_counts
-
     counts = class_counts(dataset)
     text = f"{split}: {len(dataset)} images, {sum(counts.values())} boxes (" + ", ".join(
         f"{name} {count}" for name, count in counts.items()
@@ -172,6 +175,7 @@ def _check_names(recipe: Recipe) -> None:
     DATASETS[recipe.data.name]
     AUGMENTATIONS[recipe.data.augment]
     METRICS[recipe.eval.metric]
+    CRITERIA[recipe.prune.criterion]
     if recipe.detector.name is not None:
         DETECTORS[recipe.detector.name]
 

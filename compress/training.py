@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from compress.cost import cost_of
 from compress.recipe import Recipe
-from compress.session import describe, loader_of, open_all, predictions_of, run_folder, scored
+from compress.session import describe, headline, loader_of, open_all, predictions_of, run_folder, scored
 from detectors.checkpoint import fingerprint, save
 from detectors.config import changes
 from detectors.engine.distributed import joined
@@ -31,7 +30,7 @@ def training_run(
         detector, (training, test) = open_all(recipe, ["train", "test"], place)
         meta = {"parent": fingerprint(detector)} if recipe.model else {}
         if place.leads:
-            print(f"{detector.spec.name} at {detector.size[0]}x{detector.size[1]}: {cost_of(detector)}")
+            print(headline(detector))
             print(describe(training, "train"))
             print(describe(test, "test"), flush=True)
         if recipe.dry_run:

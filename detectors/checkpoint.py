@@ -35,8 +35,8 @@ class Checkpoint:
         spec: rebuilds the full detector.
         geometry: channel counts of the layers that differ from the full detector; empty for a full one.
         state: the state dict.
-        meta: anything plain that should travel along; `parent` is the fingerprint of the model it was cut
-            from.
+        meta: anything plain that should travel along; `parent` is the fingerprint of the model that the run
+            or the cut started from.
     """
 
     spec: DetectorSpec
@@ -172,6 +172,8 @@ def read(path: str | Path) -> Any:
             f"{path} is or holds a pickled object ({pickled[1]}), which would run code when loaded; where "
             "that code lives, save the state dict instead: torch.save(model.state_dict(), PATH)"
         ) from None
+    except PermissionError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError, IndexError):
         raise CheckpointError(_broken(path)) from None
 
@@ -201,7 +203,8 @@ def parse(payload: dict[str, Any], source: str) -> Checkpoint:
 def fingerprint(detector: Detector) -> str:
     """sha256 of spec, geometry and every tensor: the same for a model and its reloaded file."""
     checkpoint = checkpoint_of(detector)
-    digest = hashlib.sha256(json.dumps([_plain(asdict(checkpoint.spec)), checkpoint.geometry]).encode())
+    about = [_plain(asdict(checkpoint.spec)), checkpoint.geometry]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(checkpoint.state.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -13,8 +13,7 @@ _PARTIAL = ".partial"
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Writes a file under a temporary name beside it, then renames it: the older file stays whole if anything
-    fails.
+    """Writes a file whole or not at all: under a temporary name beside it, which is then renamed.
 
     Raises:
         RunError: a full disk, a read-only folder, or any other refusal of the file system.
@@ -71,19 +70,23 @@ def held(folder: Path) -> Iterator[Path]:
             # A lock of the process (lockf), not of the open file (flock): loader workers are forks that would
             # inherit the latter, and hold the folder for seconds after a killed run is gone.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
             raise RunError(
                 f"{folder}: another process (pid {holder}) is working in this run folder; "
                 "wait for it, or give this run another folder with out=PATH"
             ) from None
-        # What a killed process left half written; nobody else writes here now.
-        for leftover in folder.glob(f".*{_PARTIAL}"):
-            leftover.unlink(missing_ok=True)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        except OSError as error:
+            raise _refused(folder, error) from error
+        try:
+            # What a killed process left half written; nobody else writes here now.
+            for leftover in folder.glob(f".*{_PARTIAL}"):
+                leftover.unlink(missing_ok=True)
+            os.ftruncate(lock.fileno(), 0)
+            os.pwrite(lock.fileno(), str(os.getpid()).encode(), 0)
+        except OSError as error:
+            raise _refused(folder, error) from error
         yield folder
 
 

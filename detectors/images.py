@@ -19,7 +19,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: str | Path) -> Tensor:
     """The decoded image, uint8 `[3, H, W]` RGB. Raises DataError if it is missing, truncated or no image."""
     try:
         image = decode_image(str(path), mode=ImageReadMode.RGB)

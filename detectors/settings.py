@@ -34,7 +34,7 @@ class DetectorConfig:
     name: str | None = setting(None, "a name of `--list`; null: what the checkpoint `model` says")
     size: list[int] | None = setting(None, "input [height, width] in pixels; null: the detector's own")
     width: float | None = setting(None, "multiplier on every channel count; null: the detector's own")
-    backbone_weights: str | None = setting(None, "weights of the backbone alone, such as vgg16_reducedfc.pth")
+    backbone_weights: str | None = setting(None, "weights of a backbone alone; read where no model is given")
     options: dict[str, Any] = setting({}, "further options of the named detector, by keyword")
 
 

@@ -118,11 +118,6 @@ class Detections:
         """The same in host memory."""
         return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu())
 
-    def above(self, score: float) -> "Detections":
-        """Those with at least this score."""
-        keep = self.scores >= score
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
-
 
 @dataclass(frozen=True)
 class DetectorSpec:

@@ -9,6 +9,9 @@ import pytest
 import torch
 from torchvision.io import write_jpeg
 
+from compress.cost import cost_of
+from detectors.models import DETECTORS, build
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("*.py"), *ROOT.glob("compress/**/*.py"), *ROOT.glob("detectors/**/*.py")])
 
@@ -54,3 +57,21 @@ def test_reading_a_recipe_and_asking_for_help_load_no_torch() -> None:
     code = "import sys, compress.recipe, compress.commandline, detectors; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "False\n"
+
+
+def test_the_costs_in_the_readme_are_those_of_the_detectors() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+) M \| ([\d.]+) \|$", readme, flags=re.MULTILINE)
+    assert [name for name, _, _ in rows] == sorted(DETECTORS.names())
+    for name, params, gmacs in rows:
+        with torch.device("meta"):
+            cost = cost_of(build(name, [f"class {i}" for i in range(20)]))
+        assert (params, gmacs) == (f"{cost.params / 1e6:.3f}", f"{cost.macs / 1e9:.3f}")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("benchmarks/results/main_job_*.md")), ids=lambda path: path.name
+)
+def test_the_tables_in_the_readme_are_those_that_were_measured(path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert path.read_text(encoding="utf-8").strip() in readme

@@ -1,7 +1,7 @@
 """Batches for training and for scoring: the same ones, to the bit, for any number of workers."""
 
 import math
-import signal
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -163,12 +163,12 @@ def _loader(samples: Any, plan: _Plan, workers: int) -> DataLoader:
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
-        worker_init_fn=_leave_interrupts,
+        worker_init_fn=_leave_group,
         # Given one of its own, or it would draw from the global generator.
         generator=torch.Generator(),
     )
 
 
-def _leave_interrupts(worker: int) -> None:
-    """A worker leaves Ctrl-C, which reaches it too, to the training process, which saves first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_group(worker: int) -> None:
+    """Ctrl-C and a `kill` of the group then reach the training process alone, which saves first."""
+    os.setpgid(0, 0)

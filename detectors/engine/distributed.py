@@ -44,7 +44,7 @@ def joined() -> Iterator[Place]:
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
     try:
         yield Place(dist.get_rank(), dist.get_world_size(), device)
     finally:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detectors.checkpoint import checkpoint_of, read, restore, write
+from detectors.checkpoint import checkpoint_of, read, write
 from detectors.checkpoint import parse as parse_checkpoint
 from detectors.engine.console import steps
 from detectors.engine.distributed import Place, any_rank, share_buffers, wait
@@ -231,9 +231,8 @@ def _resume(path: Path, detector: Detector, optimizer: torch.optim.Optimizer, sc
         raise CheckpointError(
             f"{path} holds weights but no training state; start from it with model={path} out=PATH"
         )
-    saved = restore(checkpoint, str(path))
     try:
-        detector.load_state_dict(saved.state_dict())
+        detector.load_state_dict(checkpoint.state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(

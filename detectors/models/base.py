@@ -31,7 +31,7 @@ class Detector(nn.Module):
 
     Attributes:
         postprocess: thresholds of `detect`; free to change.
-        meta: plain data that its file carries along: `parent` is the fingerprint of what it was cut from.
+        meta: plain data that its file carries along: `parent` is the fingerprint of what it started from.
         anchors: `[A, 4]` float32 centre form, 0..1.
     """
 

@@ -111,8 +111,7 @@ def ssd_vgg16_bn(
     scales: tuple[float, float] = (0.1, 0.9),
     aspect_ratios: tuple[float, ...] = (2.0, 3.0),
 ) -> Detector:
-    """SSD over VGG16 with batch norm, for any image size; trains from scratch, at a small width in minutes on
-    a CPU.
+    """SSD over VGG16 with batch norm, for any image size; a narrow one trains from scratch on a CPU.
 
     Args:
         spec: name, classes and options.

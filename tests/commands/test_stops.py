@@ -38,7 +38,7 @@ def test_ctrl_c_in_training_saves_and_the_same_command_ends_as_unbroken(workplac
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err.startswith("stopped after ")
-    assert err.rstrip().endswith("saved weights/tiny/last.pth; the same command goes on from there")
+    assert err.rstrip().endswith("saved weights/tiny/last.pth; run the same command again to go on")
     assert len(err.splitlines()) == 1
     assert 0 < read(state)["training"]["epoch"] < 8
     assert not (workplace / "weights/tiny/model.pth").exists()
@@ -59,7 +59,7 @@ def test_ctrl_c_outside_training_says_that_it_stopped(
     monkeypatch.setattr("compress.session.open_all", stopped)
     done = run(workplace, "eval_voc.py", "tiny.yaml", "model=x.pth")
     assert done.code == 130
-    assert done.err == "stopped; the same command goes on from there\n"
+    assert done.err == "stopped; run the same command again to go on\n"
 
 
 def small_files() -> None:
