@@ -26,15 +26,20 @@ ROOT = Path(__file__).parent.parent
 
 
 def main(recipe: str, *overrides: str) -> None:
-    """Runs the job and writes what it took."""
-    scratch = Path(tempfile.mkdtemp())
+    """Runs the job in a fresh folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        measure(Path(scratch), recipe, *overrides)
+
+
+def measure(scratch: Path, recipe: str, *overrides: str) -> None:
+    """Runs the job in a folder and writes what it took."""
     given = [text.removeprefix("model=") for text in overrides if text.startswith("model=")]
     overrides = tuple(text for text in overrides if not text.startswith("model="))
     model = Path(given[0]) if given else scratch / "train" / "model.pth"
     facts: dict[str, Any] = {
+        "command": " ".join(["python benchmarks/main_job.py", recipe, *sys.argv[2:]]),
         "date": date.today().isoformat(),
         "machine": machine(),
-        "overrides": overrides,
     }
     if not given:
         facts["train_seconds"] = seconds("train.py", recipe, *overrides, f"out={scratch / 'train'}")
@@ -55,7 +60,7 @@ def main(recipe: str, *overrides: str) -> None:
 
 def summary(facts: dict[str, Any], ledger: Ledger) -> str:
     """The facts as Markdown."""
-    lines = [f"{facts['date']}, {facts['machine']}."]
+    lines = [f"`{facts['command']}`, {facts['date']}, {facts['machine']}."]
     if "dense" in facts:
         score = Score.from_dict(facts["dense"])
         extra = f", AP50 {score.details['ap50']:.3f}" if "ap50" in score.details else ""
@@ -67,7 +72,9 @@ def summary(facts: dict[str, Any], ledger: Ledger) -> str:
 def seconds(script: str, *arguments: str) -> float:
     """Runs a command of the project and says how long it took; its output goes to the terminal."""
     started = time.monotonic()
-    subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, str(ROOT / script), *arguments], check=False, cwd=ROOT)
+    if done.returncode:
+        sys.exit(done.returncode)  # it has said why
     return round(time.monotonic() - started, 1)
 
 
@@ -86,4 +93,6 @@ def machine() -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -132,7 +132,7 @@ def test_a_broken_state_file_is_named(finished: Path, script: str) -> None:
     else:
         path = finished / "prunes/tiny/ledger.jsonl"
         path.write_text(path.read_text().replace("{", "[", 1))
-        assert "ledger.jsonl:1 is not JSON" in run(finished, script, "tiny.yaml", MODEL).error
+        assert "ledger.jsonl:1 records no phase" in run(finished, script, "tiny.yaml", MODEL).error
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -59,7 +59,7 @@ def test_a_broken_line_in_the_middle_is_an_error_with_its_place(tmp_path: Path, 
     with path.open("a") as file:
         file.write(broken + "\n")
     before = path.read_bytes()
-    with pytest.raises(RunError, match=r"ledger\.jsonl:2 is not JSON .* out=PATH"):
+    with pytest.raises(RunError, match=r"ledger\.jsonl:2 records no phase; .* out=PATH"):
         Ledger(path)
     assert path.read_bytes() == before
 

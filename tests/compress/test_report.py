@@ -56,7 +56,7 @@ def last(difference: dict | None, ms: float | None = 4.0) -> dict[str, Any]:
 def test_each_finished_round_is_a_row_with_every_cost(tmp_path: Path) -> None:
     table = markdown(ledger_of(tmp_path, START, CUT, last(None)))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    header = ["round", "mAP (voc)", "right after the cut", "MACs", "params", "MB", "ms", "speed-up"]
+    header = ["round", "mAP (voc)", "before fine-tuning", "MACs", "params", "MB", "ms", "speed-up"]
     timed = ["10.0 (p90 20.0)", "1.20"], ["4.0 (p90 8.0)", "3.00"]
     assert rows == [
         header,
@@ -91,7 +91,14 @@ def test_an_empty_or_unfinished_ledger_says_so(tmp_path: Path) -> None:
 def test_a_difference_inside_the_noise_is_called_that(
     tmp_path: Path, low: float, high: float, where: str
 ) -> None:
-    text = verdict(ledger_of(tmp_path, START, CUT, last({"value": -0.02, "low": low, "high": high})))
+    text = verdict(
+        ledger_of(
+            tmp_path,
+            START,
+            CUT,
+            last({"metric": "voc", "value": -0.02, "low": low, "high": high, "images": 40}),
+        )
+    )
     assert text == (
         "4.0 times fewer MACs, 4.0 times smaller, 3.0 times faster; mAP (voc) 0.800 -> 0.780 (-0.020), "
         f"paired 95 % interval [{low:+.3f}, {high:+.3f}]: {where} the noise of 40 images"

@@ -155,7 +155,7 @@ def test_a_pickled_module_is_refused_by_its_class_without_running_it(full, tmp_p
         detectors.load(tmp_path / "module.pth")
     torch.save(nn.Sequential(nn.Conv2d(3, 3, 1)), tmp_path / "module.pth")
     with pytest.raises(
-        CheckpointError, match=r"save its state dict instead: torch.save\(model.state_dict\(\)"
+        CheckpointError, match=r"save the state dict instead: torch.save\(model.state_dict\(\)"
     ):
         detectors.load(tmp_path / "module.pth")
 
