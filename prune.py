@@ -27,6 +27,7 @@ def prune(recipe: Recipe, path: str) -> None:
     from compress.rounds import Run
     from compress.schedule import plan_round
     from compress.session import describe, headline, need_model, open_all, run_folder
+    from detectors.config import changes
     from detectors.engine.distributed import joined
     from detectors.files import write_text
 
@@ -35,7 +36,7 @@ def prune(recipe: Recipe, path: str) -> None:
         detector, (training, test) = open_all(recipe, ["train", "test"], place)
         graph, plan = plan_round(recipe.prune, 1, detector, cost_of(detector))
         if place.leads:
-            print(f"{recipe.model}: {headline(detector)}")
+            print(f"{changes(recipe)}\n\n{recipe.model}: {headline(detector)}")
             print(describe(training, "train"))
             print(describe(test, "test"))
             print(f"\n{widths_table(graph, plan)}\n", flush=True)

@@ -4,39 +4,19 @@ import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from compress.budget import Budget
 from compress.cost import Cost, cost_of_layers
 from compress.graph import Graph, Group
 from detectors.errors import PlanError
 from detectors.registry import did_you_mean
 
 Widths = dict[str, int]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Upper limits; None: no limit.
-
-    Attributes:
-        macs: multiply-adds of one image.
-        params: parameters.
-    """
-
-    macs: int | None = None
-    params: int | None = None
-
-    def holds(self, cost: Cost) -> bool:
-        """Whether a cost is within every limit."""
-        return all(limit is None or getattr(cost, kind) <= limit for kind, limit in self.limits().items())
-
-    def limits(self) -> dict[str, int | None]:
-        """The limits by the name of the cost they limit."""
-        return {"macs": self.macs, "params": self.params}
 
 
 @dataclass(frozen=True)
@@ -235,41 +215,25 @@ def plan_of(
     )
 
 
-def parse_limit(text: str | float, first: int, kind: str) -> int:
-    """A limit as a person writes it: "50%" of `first`, "800M", "1.2G", "300k" or a number.
-
-    Raises:
-        PlanError: anything else, or a limit that is not above zero.
-    """
-    written = str(text).strip()
-    units = {"%": Decimal(first) / 100, "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9)}
-    units["K"] = units["k"]
-    number, unit = (written[:-1], units[written[-1]]) if written[-1:] in units else (written, Decimal(1))
-    try:
-        limit = Decimal(number) * unit
-    except InvalidOperation:
-        limit = Decimal("nan")
-    if not limit.is_finite() or limit < 1:
-        raise PlanError(
-            f"prune.budget.{kind}={written!r} is not a budget; write 50%, 800M, 1.2G or a number above zero"
-        )
-    return math.floor(limit)
+def smallest_cost(graph: Graph, rules: Rules) -> Cost:
+    """What the network costs with every group at the least width that the rules allow."""
+    return priced(graph, {group.name: rules.options(group)[0] for group in selectable(graph, rules.skip)})
 
 
 def check_reachable(graph: Graph, budget: Budget, rules: Rules, rounds: int = 1) -> None:
     """Raises PlanError, naming the smallest cost that so many rounds can reach, if that is too high."""
     cut = 1 - (1 - rules.largest_cut) ** rounds
     overall = replace(rules, largest_cut=cut)
-    options = {group.name: overall.options(group) for group in selectable(graph, rules.skip)}
-    least = priced(graph, {name: widths[0] for name, widths in options.items()})
+    least = smallest_cost(graph, overall)
     if budget.holds(least):
         return
     now = cost_of_layers(graph.layers)
     kind = next(k for k, limit in budget.limits().items() if limit is not None and getattr(least, k) > limit)
     limit, smallest, whole = budget.limits()[kind], getattr(least, kind), getattr(now, kind)
+    free = len(selectable(graph, rules.skip))
     raise PlanError(
         f"budget {kind}={limit:,} is out of reach: with floor={rules.floor}, largest_cut={rules.largest_cut} "
-        f"in each of {rounds} rounds, multiple={rules.multiple} and {len(options)} of {len(graph.groups)} "
+        f"in each of {rounds} rounds, multiple={rules.multiple} and {free} of {len(graph.groups)} "
         f"groups free to shrink, the smallest plan keeps {smallest:,} ({smallest / whole:.1%} of the present "
         f"{whole:,}). Raise the budget, lower prune.floor or prune.multiple, cut in more rounds, or skip "
         "fewer layers"

@@ -6,20 +6,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from compress.budget import Budget, parse_limit
 from compress.cost import cost_of_layers, subject
 from compress.criteria import CRITERIA
 from compress.graph import Graph, Group, trace
-from compress.plan import (
-    Budget,
-    Plan,
-    Rules,
-    Widths,
-    global_widths,
-    parse_limit,
-    plan_of,
-    ratio_widths,
-    uniform_widths,
-)
+from compress.plan import Plan, Rules, Widths, global_widths, plan_of, ratio_widths, uniform_widths
 from compress.surgery import cut, masked
 from detectors.checkpoint import fingerprint
 from detectors.errors import PlanError

@@ -12,8 +12,8 @@ from detectors.evaluation.score import Score
 def markdown(ledger: Ledger) -> str:
     """One row for each finished round: the metric with its interval, and every cost.
 
-    Shares are of the first model. The speed-up compares medians of passes that were timed in turn with the
-    first model's, so it is steadier than the quotient of two rows.
+    Shares are of the first model, whose milliseconds in the same minute stand beside a round's own: the
+    speed-up is the quotient of these two, which is steadier than that of two rows.
     """
     first = ledger.find(0, "start")
     if first is None:
@@ -26,6 +26,7 @@ def markdown(ledger: Ledger) -> str:
         "params",
         "MB",
         "ms",
+        "ms of round 0",
         "speed-up",
     ]
     rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
@@ -36,7 +37,15 @@ def markdown(ledger: Ledger) -> str:
         after_cut = ledger.find(entry["round"], "recalibrate")
         cut_score = "" if after_cut is None else f"{after_cut['score']['value']:.3f}"
         rows.append([str(entry["round"]), _metric(entry), cut_score, *_costs(entry, first)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    latency = first["latency"]
+    if not latency:
+        return table
+    return (
+        f"{table}\n\nms: median of {latency['runs']} passes of the network at batch {latency['batch']} on "
+        f"{latency['device']}, {latency['threads']} threads; each "
+        "model in turn with that of round 0, minutes apart from the other rows."
+    )
 
 
 def verdict(ledger: Ledger) -> str:
@@ -92,6 +101,7 @@ def _costs(entry: dict[str, Any], first: dict[str, Any]) -> list[str]:
         f"{cost['params'] / 1e6:.3f} M ({cost['params'] / whole['params']:.1%})",
         f"{cost['bytes'] / 1e6:.2f}",
         f"{latency['median_ms']:.1f} (p90 {latency['p90_ms']:.1f})" if latency else "-",
+        f"{entry['first_latency']['median_ms']:.1f}" if latency else "-",
         f"{_speed_up(entry):.2f}" if latency else "-",
     ]
 

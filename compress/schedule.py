@@ -3,9 +3,10 @@
 import math
 from dataclasses import asdict
 
+from compress.budget import Budget, parse_limit
 from compress.cost import Cost, subject
 from compress.graph import Graph, trace
-from compress.plan import Budget, Plan, Rules, check_reachable, parse_limit
+from compress.plan import Plan, Rules, check_reachable, smallest_cost
 from compress.pruning import make_plan
 from compress.recipe import PruneConfig
 from detectors.models.base import Detector
@@ -38,10 +39,16 @@ def plan_round(
         final = budget_of_round(settings, first_cost, settings.rounds)
         check_reachable(graph, final, rules, settings.rounds)
     rules = Rules(settings.multiple, settings.floor, settings.largest_cut, tuple(settings.skip), first_widths)
+    budget = budget_of_round(settings, first_cost, number)
+    if number < settings.rounds:
+        # A limit on the way is no promise: where it is out of reach, the round goes as far as it can.
+        least = smallest_cost(graph, rules)
+        limits = budget.limits().items()
+        budget = Budget(**{k: None if v is None else max(v, getattr(least, k)) for k, v in limits})
     plan = make_plan(
         network,
         graph,
-        budget_of_round(settings, first_cost, number),
+        budget,
         rules,
         ratio=settings.ratio,
         criterion=settings.criterion,

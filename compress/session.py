@@ -16,7 +16,7 @@ from detectors.data import AUGMENTATIONS, DATASETS, Dataset, Split
 from detectors.data import build as build_data
 from detectors.data.loader import TrainLoader, class_counts, eval_loader, train_loader
 from detectors.engine.distributed import Place, wait
-from detectors.errors import ConfigError, RunError
+from detectors.errors import ConfigError, DataError, RunError
 from detectors.evaluation import METRICS
 from detectors.evaluation.run import Predictions, Score, predictions, score
 from detectors.files import held, write_text
@@ -47,7 +47,9 @@ def open_all(recipe: Recipe, splits: Sequence[Split], place: Place) -> tuple[Det
     )
     datasets = [build_data(recipe.data, split, known) for split in splits]
     classes = known or datasets[0].classes
-    for dataset in datasets:
+    for split, dataset in zip(splits, datasets, strict=True):
+        if not any(class_counts(dataset).values()):
+            raise DataError(f"none of the {len(dataset)} images of data.{split} has a labelled box")
         if dataset.classes != classes:
             if known is None:
                 raise ConfigError(
@@ -184,6 +186,9 @@ def _options(recipe: Recipe) -> dict[str, Any]:
     """The builder's options: those that every detector may have, and the free ones."""
     common = {"size": recipe.detector.size, "width": recipe.detector.width}
     given = {key: value for key, value in common.items() if value is not None}
+    for key in ("name", "classes"):
+        if key in recipe.detector.options:
+            raise ConfigError(f"detector.options.{key} is no option; set detector.name, data.classes")
     return {**given, **recipe.detector.options}
 
 

@@ -38,9 +38,11 @@ def training_run(
         with run_folder(recipe, folder, sections, place) as held:
             loader = loader_of(recipe, settings, training, detector, place)
             fit(detector, loader, settings, place=place, state_file=held / "last.pth")
+            path = held / "model.pth"
+            if place.leads:
+                save(detector, path, **meta)  # now, so that no fault of the test images can cost the training
             score = scored(recipe, detector, predictions_of(recipe, detector, test, place))
             if place.leads:
-                path = held / "model.pth"
                 save(detector, path, **meta, score=score.to_dict())
                 print(
                     f"\n{score.table()}\n{score.line()}\n\nsaved {path}; next: "

@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -163,7 +164,9 @@ def read(path: str | Path) -> Any:
         near = [str(p) for p in path.parent.glob("*.pth")] if path.parent.is_dir() else []
         raise CheckpointError(f"no checkpoint {path}{did_you_mean(str(path), near) if near else ''}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own words on archives that the error below names
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         pickled = re.search(r"GLOBAL ([\w.]+)", str(error))
         if pickled is None:
@@ -188,16 +191,18 @@ def parse(payload: dict[str, Any], source: str) -> Checkpoint:
 
     Raises CheckpointError for a newer or incomplete one.
     """
-    if payload.get("version", 0) > VERSION:
-        raise CheckpointError(
-            f"{source} has format version {payload['version']}, this program reads up to {VERSION}"
-        )
-    try:
-        spec = payload["spec"]
-        spec = DetectorSpec(spec["name"], tuple(spec["classes"]), spec["options"])
-        return Checkpoint(spec, payload["geometry"], payload["state"], payload["meta"])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{source} is incomplete: {error} is missing; write it again") from None
+    version = payload.get("version", 0)
+    if isinstance(version, int) and version > VERSION:
+        raise CheckpointError(f"{source} has format version {version}, this program reads up to {VERSION}")
+    for part, kind in (("spec", dict), ("geometry", dict), ("state", dict), ("meta", dict), ("version", int)):
+        if not isinstance(payload.get(part), kind):
+            raise CheckpointError(f"{source} is damaged: its {part} is not what it must be; write it again")
+    spec = payload["spec"]
+    kinds = {"name": str, "classes": list, "options": dict}
+    if not all(isinstance(spec.get(part), kind) for part, kind in kinds.items()):
+        raise CheckpointError(f"{source} is damaged: its spec lacks name, classes or options; write it again")
+    spec = DetectorSpec(spec["name"], tuple(spec["classes"]), spec["options"])
+    return Checkpoint(spec, payload["geometry"], payload["state"], payload["meta"])
 
 
 def fingerprint(detector: Detector) -> str:
@@ -255,6 +260,11 @@ def _fill(module: torch.nn.Module, state: dict[str, Tensor], source: str) -> Non
         f"{key} is {list(state[key].shape)} in the file and {list(own[key].shape)} here"
         for key in own
         if key in state and own[key].shape != state[key].shape
+    ]
+    faults += [
+        f"{key} holds values that are not finite"
+        for key, value in state.items()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
     ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""

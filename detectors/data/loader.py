@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -157,6 +158,13 @@ class _Plan:
 def _loader(samples: Any, plan: _Plan, workers: int) -> DataLoader:
     if workers < 0:
         raise ConfigError(f"data.workers={workers} must not be negative")
+    with warnings.catch_warnings():
+        # More workers than cores are the recipe's choice; the warning would come for every loader.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        return _torch_loader(samples, plan, workers)
+
+
+def _torch_loader(samples: Any, plan: _Plan, workers: int) -> DataLoader:
     return DataLoader(
         samples,
         batch_sampler=plan,

@@ -108,7 +108,7 @@ def synthetic(config: DataConfig, split: Split, classes: tuple[str, ...] | None 
         if name not in known:
             raise DataError(
                 f"data.synthetic.classes={knobs.classes} draws {name!r}, which is not among the classes"
-                f"{did_you_mean(name, known)}. Lower data.synthetic.classes or leave data.classes null"
+                f"{did_you_mean(name, known)} Lower data.synthetic.classes or leave data.classes null"
             )
     entries: list[tuple[str, int]] = []
     for entry in config.train if split == "train" else config.test:

@@ -119,7 +119,10 @@ def list_images(root: str, entries: Sequence[str]) -> list[Listed]:
             hint = f"splits there: {', '.join(there)}" if there else "no splits there"
             raise DataError(f"{path}: split {entry!r} is missing; {hint}. Set data.train and data.test")
         # utf-8-sig: editors on Windows put a mark in front, which is no part of the first id.
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: split {entry!r} cannot be read as UTF-8 text: {error}") from None
         names = [line.strip() for line in text.splitlines() if line.strip()]
         if not names:
             raise DataError(f"{path}: split {entry!r} is empty. List an image id in each line")

@@ -1,6 +1,7 @@
 """Reads VOC annotation files with the line of every object, and checks the boxes in them."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,10 +56,20 @@ def read_annotation(path: Path) -> VocAnnotation:
         raise DataError(f"{path}: annotation cannot be read: {error.strerror}") from None
     reader = _Reader(path)
     try:
-        reader.parser.Parse(content, True)
+        reader.parser.Parse(_decoded(content), True)
     except expat.ExpatError as error:
         raise DataError(f"{path}:{error.lineno}: broken XML: {expat.ErrorString(error.code)}") from None
+    except (LookupError, ValueError) as error:
+        raise DataError(f"{path}:1: annotation cannot be decoded: {error}") from None
+    if reader.root != "annotation":
+        raise DataError(f"{path}:1: no VOC annotation: its root is <{reader.root}>, not <annotation>")
     return reader.finish()
+
+
+def _decoded(content: bytes) -> bytes | str:
+    """Text where a declaration names an encoding, for expat itself knows four of them and no gbk."""
+    declared = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w.-]+)["']""", content)
+    return content.decode(declared[1].decode("ascii")) if declared else content
 
 
 class _Reader:
@@ -66,6 +77,7 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.annotation = VocAnnotation(path)
+        self.root: str | None = None
         self._open: list[str] = []
         self._text = ""
         self._extent: dict[str, tuple[str, int]] = {}
@@ -76,6 +88,7 @@ class _Reader:
         self.parser.CharacterDataHandler = self._characters
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        self.root = self.root or tag
         self._open.append(tag)
         self._text = ""
         if self._open[1:] == ["object"]:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detectors.checkpoint import checkpoint_of, read, write
+from detectors.checkpoint import checkpoint_of, fingerprint, read, write
 from detectors.checkpoint import parse as parse_checkpoint
 from detectors.engine.console import steps
 from detectors.engine.distributed import Place, any_rank, share_buffers, wait
 from detectors.engine.optim import lr_factor, optimizer_of, schedule_of
-from detectors.errors import CheckpointError, Interrupted, TrainingError
+from detectors.errors import CheckpointError, Interrupted, RunError, TrainingError
 from detectors.models.base import Detector
 from detectors.settings import TrainConfig
 from detectors.types import Batch, Target
@@ -83,11 +83,12 @@ def fit(
     """
     if settings.channels_last:
         detector.to(memory_format=torch.channels_last)
+    identity = _identity(detector, loader, settings)
     optimizer = optimizer_of(detector, settings)
     schedule = schedule_of(optimizer, settings, settings.epochs * loader.steps)
     progress = Progress()
     if state_file is not None and state_file.exists():
-        progress = _resume(state_file, detector, optimizer, schedule)
+        progress = _resume(state_file, detector, optimizer, schedule, identity)
         if place.leads:
             print(f"resuming {state_file} after epoch {progress.epoch}, step {progress.step}", flush=True)
 
@@ -95,7 +96,7 @@ def fit(
         share_buffers(detector, place)
         _check_weights(detector, state_file, progress)
         if state_file is not None and place.leads:
-            _save(state_file, detector, optimizer, schedule, progress)
+            _save(state_file, detector, optimizer, schedule, progress, identity)
         wait(place)
 
     compute = _losses_of(detector, place)
@@ -211,9 +212,15 @@ def _last_good(state_file: Path | None) -> str:
 
 
 def _save(
-    path: Path, detector: Detector, optimizer: torch.optim.Optimizer, schedule: Any, progress: Progress
+    path: Path,
+    detector: Detector,
+    optimizer: torch.optim.Optimizer,
+    schedule: Any,
+    progress: Progress,
+    identity: dict[str, Any],
 ) -> None:
     training = {
+        "identity": identity,
         "optimizer": optimizer.state_dict(),
         "schedule": {"last_epoch": schedule.last_epoch, "last_lr": schedule.get_last_lr()},
         "epoch": progress.epoch,
@@ -224,13 +231,34 @@ def _save(
     write(path, checkpoint_of(detector), training=training)
 
 
-def _resume(path: Path, detector: Detector, optimizer: torch.optim.Optimizer, schedule: Any) -> Progress:
+def _identity(detector: Detector, loader: Loader, settings: TrainConfig) -> dict[str, Any]:
+    """What a resumed training must have in common with the one that was stopped."""
+    free = ("save_every",)
+    kept = {key: value for key, value in asdict(settings).items() if key not in free}
+    return {"start": fingerprint(detector), "steps": loader.steps, **kept}
+
+
+def _resume(
+    path: Path,
+    detector: Detector,
+    optimizer: torch.optim.Optimizer,
+    schedule: Any,
+    identity: dict[str, Any],
+) -> Progress:
     payload = read(path)
     checkpoint = parse_checkpoint(payload, str(path))
     if "training" not in payload:
         raise CheckpointError(
             f"{path} holds weights but no training state; start from it with model={path} out=PATH"
         )
+    before = payload["training"]["identity"]
+    for key, value in identity.items():
+        if before.get(key) != value:
+            what = "other weights" if key == "start" else f"{key}={before.get(key)} (now {value})"
+            raise RunError(
+                f"{path} is the state of a training with {what}; "
+                "give this one its own folder with out=PATH, or delete that file to start over"
+            )
     try:
         detector.load_state_dict(checkpoint.state)
     except RuntimeError as error:

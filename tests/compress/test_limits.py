@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from compress.budget import parse_limit
 from compress.graph import Graph, Group
-from compress.plan import Rules, parse_limit, ratio_widths
+from compress.plan import Rules, ratio_widths
 from detectors.errors import PlanError
 
 

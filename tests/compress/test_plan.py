@@ -7,19 +7,11 @@ import pytest
 import torch
 from toys import Concat, ThreeConvs, inputs, made
 
+from compress.budget import Budget
 from compress.cost import cost_of_layers
 from compress.criteria import CRITERIA
 from compress.graph import Graph, trace
-from compress.plan import (
-    Budget,
-    Rules,
-    global_widths,
-    plan_of,
-    priced,
-    ratio_widths,
-    selectable,
-    uniform_widths,
-)
+from compress.plan import Rules, global_widths, plan_of, priced, ratio_widths, selectable, uniform_widths
 from compress.pruning import make_plan
 from detectors.errors import PlanError
 from detectors.models import build

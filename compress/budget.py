@@ -1,0 +1,50 @@
+"""What a slim network may cost, and how people write it."""
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+from compress.cost import Cost
+from detectors.errors import PlanError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper limits; None: no limit.
+
+    Attributes:
+        macs: multiply-adds of one image.
+        params: parameters.
+    """
+
+    macs: int | None = None
+    params: int | None = None
+
+    def holds(self, cost: Cost) -> bool:
+        """Whether a cost is within every limit."""
+        return all(limit is None or getattr(cost, kind) <= limit for kind, limit in self.limits().items())
+
+    def limits(self) -> dict[str, int | None]:
+        """The limits by the name of the cost they limit."""
+        return {"macs": self.macs, "params": self.params}
+
+
+def parse_limit(text: str | float, first: int, kind: str) -> int:
+    """A limit as a person writes it: "50%" of `first`, "800M", "1.2G", "300k" or a number.
+
+    Raises:
+        PlanError: anything else, or a limit that is not above zero.
+    """
+    written = str(text).strip()
+    units = {"%": Decimal(first) / 100, "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9)}
+    units["K"] = units["k"]
+    number, unit = (written[:-1], units[written[-1]]) if written[-1:] in units else (written, Decimal(1))
+    try:
+        limit = Decimal(number) * unit
+    except InvalidOperation:
+        limit = Decimal("nan")
+    if not limit.is_finite() or limit < 1:
+        raise PlanError(
+            f"prune.budget.{kind}={written!r} is not a budget; write 50%, 800M, 1.2G or a number above zero"
+        )
+    return math.floor(limit)
