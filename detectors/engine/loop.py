@@ -259,13 +259,7 @@ def _resume(
                 f"{path} is the state of a training with {what}; "
                 "give this one its own folder with out=PATH, or delete that file to start over"
             )
-    try:
-        detector.load_state_dict(checkpoint.state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(
-            f"{path} is the state of another detector: {reason}; choose another out=PATH"
-        ) from None
+    detector.load_state_dict(checkpoint.state)
     training = payload["training"]
     optimizer.load_state_dict(training["optimizer"])
     schedule.load_state_dict(

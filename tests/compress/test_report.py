@@ -54,13 +54,24 @@ def last(difference: dict | None, ms: float | None = 4.0) -> dict[str, Any]:
 
 
 def test_each_finished_round_is_a_row_with_every_cost(tmp_path: Path) -> None:
-    table = markdown(ledger_of(tmp_path, START, CUT, last(None)))
+    table, _, note = markdown(ledger_of(tmp_path, START, CUT, last(None))).partition("\n\n")
+    assert note.startswith("ms: median of ")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    header = ["round", "mAP (voc)", "before fine-tuning", "MACs", "params", "MB", "ms", "speed-up"]
-    timed = ["10.0 (p90 20.0)", "1.20"], ["4.0 (p90 8.0)", "3.00"]
+    header = [
+        "round",
+        "mAP (voc)",
+        "before fine-tuning",
+        "MACs",
+        "params",
+        "MB",
+        "ms",
+        "ms of round 0",
+        "speed-up",
+    ]
+    timed = ["10.0 (p90 20.0)", "12.0", "1.20"], ["4.0 (p90 8.0)", "12.0", "3.00"]
     assert rows == [
         header,
-        ["---"] + ["---:"] * 7,
+        ["---"] + ["---:"] * 8,
         ["0", "0.800 [0.750, 0.850]", "", "200.0 M (100.0%)", "2.000 M (100.0%)", "8.00", *timed[0]],
         ["1", "0.780 [0.700, 0.840]", "0.432", "50.0 M (25.0%)", "0.500 M (25.0%)", "2.00", *timed[1]],
     ]
@@ -69,7 +80,7 @@ def test_each_finished_round_is_a_row_with_every_cost(tmp_path: Path) -> None:
 def test_without_interval_or_latency_the_cells_say_so(tmp_path: Path) -> None:
     start = {"round": 0, "phase": "start", **state(1_000_000, score(0.5))}
     row = markdown(ledger_of(tmp_path, start)).splitlines()[-1]
-    assert row == "| 0 | 0.500 |  | 1.0 M (100.0%) | 0.010 M (100.0%) | 0.04 | - | - |"
+    assert row == "| 0 | 0.500 |  | 1.0 M (100.0%) | 0.010 M (100.0%) | 0.04 | - | - | - |"
 
 
 def test_an_empty_or_unfinished_ledger_says_so(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_file_without_one_of_its_parts_is_incomplete(part, saved):
     payload = torch.load(saved, weights_only=True)
     del payload[part]
     torch.save(payload, saved)
-    with pytest.raises(CheckpointError, match=f"full.pth is incomplete: '{part}' is missing"):
+    with pytest.raises(CheckpointError, match=f"full.pth is damaged: its {part} is not what it must be"):
         detectors.load(saved)
 
 
