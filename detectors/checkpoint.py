@@ -261,11 +261,11 @@ def _fill(module: torch.nn.Module, state: dict[str, Tensor], source: str) -> Non
         for key in own
         if key in state and own[key].shape != state[key].shape
     ]
-    faults += [
-        f"{key} holds values that are not finite"
-        for key, value in state.items()
-        if value.is_floating_point() and not bool(torch.isfinite(value).all())
-    ]
+    if not faults:
+        floats = ((key, value) for key, value in state.items() if value.is_floating_point())
+        faults = [
+            f"{key} holds values that are not finite" for key, v in floats if not torch.isfinite(v).all()
+        ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise CheckpointError(f"{source} does not fit the detector: {', '.join(faults[:3])}{more}")
