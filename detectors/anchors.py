@@ -9,27 +9,44 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AnchorLevel:
-    """The default boxes of one feature map (SSD, section 2.2).
-
-    In every cell stand, in this order: a square of `size`, a square of sqrt(size * next_size), and for each
-    aspect ratio r a box of size * sqrt(r) by size / sqrt(r) and the same upright.
+    """The default boxes of one feature map.
 
     Attributes:
-        size: side of the smaller square, pixels of the network's input.
-        next_size: side that the larger square leads to, pixels; `size` of the next map in the paper.
-        aspect_ratios: width over height, each used both ways.
-        step: distance of neighbouring cells in pixels; None: input size / map size, as in the paper.
+        shapes: (width, height) of the boxes in every cell, in their order, pixels of the network's input.
+        step: distance of neighbouring cells in pixels; None: input size / map size.
     """
 
-    size: float
-    next_size: float
-    aspect_ratios: tuple[float, ...]
+    shapes: tuple[tuple[float, float], ...]
     step: float | None = None
 
     @property
     def per_cell(self) -> int:
         """Boxes in one cell."""
-        return 2 + 2 * len(self.aspect_ratios)
+        return len(self.shapes)
+
+
+def ssd_shapes(
+    size: float, next_size: float | None, aspect_ratios: tuple[float, ...]
+) -> tuple[tuple[float, float], ...]:
+    """The boxes of one cell as SSD orders them (section 2.2).
+
+    A square of `size`, a square of sqrt(size * next_size), then for each aspect ratio r a box of
+    size * sqrt(r) by size / sqrt(r) and the same upright.
+
+    Args:
+        size: side of the smaller square, pixels.
+        next_size: side that the larger square leads to, `size` of the next map in the paper; None: no larger
+            square, as in RefineDet.
+        aspect_ratios: width over height, each used both ways.
+    """
+    shapes = [(size, size)]
+    if next_size is not None:
+        larger = math.sqrt(size * next_size)
+        shapes.append((larger, larger))
+    for ratio in aspect_ratios:
+        root = math.sqrt(ratio)
+        shapes += [(size * root, size / root), (size / root, size * root)]
+    return tuple(shapes)
 
 
 @dataclass(frozen=True)
@@ -64,22 +81,13 @@ class AnchorSpec:
         # float64 until the end: the published anchors were computed in Python floats.
         y = (torch.arange(map_height, dtype=torch.float64) + 0.5) * (step_y / height)
         x = (torch.arange(map_width, dtype=torch.float64) + 0.5) * (step_x / width)
-        shapes = torch.tensor(self._shapes(level), dtype=torch.float64)
+        shapes = torch.tensor(level.shapes, dtype=torch.float64)
         shapes /= torch.tensor([width, height], dtype=torch.float64)
         centre_y, centre_x = torch.meshgrid(y, x, indexing="ij")
         centre = torch.stack([centre_x, centre_y], dim=-1).reshape(-1, 1, 2)
         count = len(shapes)
         boxes = torch.cat([centre.expand(-1, count, 2), shapes.expand(len(centre), count, 2)], dim=-1)
         return boxes.reshape(-1, 4)
-
-    @staticmethod
-    def _shapes(level: AnchorLevel) -> list[tuple[float, float]]:
-        larger = math.sqrt(level.size * level.next_size)
-        shapes = [(level.size, level.size), (larger, larger)]
-        for ratio in level.aspect_ratios:
-            root = math.sqrt(ratio)
-            shapes += [(level.size * root, level.size / root), (level.size / root, level.size * root)]
-        return shapes
 
 
 def published(
@@ -90,7 +98,7 @@ def published(
     `len(steps)` maps, `sizes` one longer than that, all in pixels.
     """
     levels = zip(sizes[:-1], sizes[1:], aspect_ratios, steps, strict=True)
-    return AnchorSpec(tuple(AnchorLevel(*level) for level in levels))
+    return AnchorSpec(tuple(AnchorLevel(ssd_shapes(*level[:3]), level[3]) for level in levels))
 
 
 def spread(
@@ -110,4 +118,6 @@ def spread(
     low, high = scales
     ratio = (high / low) ** (1 / max(count - 1, 1))
     sides = [shorter_side * low * ratio**k for k in range(count + 1)]
-    return AnchorSpec(tuple(AnchorLevel(sides[k], sides[k + 1], aspect_ratios) for k in range(count)))
+    return AnchorSpec(
+        tuple(AnchorLevel(ssd_shapes(sides[k], sides[k + 1], aspect_ratios)) for k in range(count))
+    )

@@ -52,7 +52,7 @@ class Detector(nn.Module):
         self.network = network
         self.postprocess = PostprocessOptions()
         self.meta: dict[str, Any] = {}
-        boxes = anchors.boxes(size, _map_sizes(network, size))
+        boxes = anchors.boxes(size, map_sizes(network, size))
         # Not in the state dict: spec and size say all about them.
         self.register_buffer("anchors", boxes, persistent=False)
 
@@ -139,9 +139,16 @@ class Detector(nn.Module):
         return found[0] if single else found
 
 
-def _map_sizes(network: nn.Module, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(height, width) of each level, from a forward pass on the meta device, which computes shapes alone."""
+def map_sizes(network: nn.Module, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """(height, width) of each map that a network gives for an input of that size; no arithmetic is done.
+
+    Args:
+        network: returns a list of maps, or for each level a tuple of maps of one size.
+        size: (height, width) of the input.
+    """
     state = {name: tensor.to("meta") for name, tensor in network.state_dict(keep_vars=True).items()}
-    with torch.no_grad():
+    # In evaluation mode: batch norm in training mode refuses a map of one cell.
+    with torch.no_grad(), evaluating(network):
         maps = torch.func.functional_call(network, state, torch.empty(1, 3, *size, device="meta"))
-    return [(level.shape[2], level.shape[3]) for level, _ in maps]
+    firsts = (level if isinstance(level, Tensor) else level[0] for level in maps)
+    return [(level.shape[2], level.shape[3]) for level in firsts]

@@ -32,27 +32,34 @@ class L2Norm(nn.Module):
 
 
 class Normalise(nn.Module):
-    """Images 0..1 to what the published weights expect: `(255 * x - mean) / std`, RGB.
+    """Images 0..1 to what the published weights expect: `(255 * x - mean) / std`.
 
     Args:
-        mean: of each channel, 0..255.
-        std: of each channel, 0..255.
+        mean: of red, green and blue, 0..255.
+        std: of red, green and blue, 0..255.
+        bgr: hand the channels on in the order blue, green, red, as ssds.pytorch's weights expect.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, mean: tuple[float, float, float], std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+        self,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        *,
+        bgr: bool = False,
     ) -> None:
         super().__init__()
         # Not in the state dict: they belong to the architecture, not to what was learnt.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.bgr = bgr
 
     def forward(self, images: Tensor) -> Tensor:
-        """`[B, 3, H, W]`, 0..1 -> the same shape."""
-        return (images * 255 - self.mean) / self.std
+        """`[B, 3, H, W]`, 0..1 RGB -> the same shape."""
+        normalised = (images * 255 - self.mean) / self.std
+        return normalised.flip(1) if self.bgr else normalised
 
 
 def scaled(channels: int, width: float) -> int:

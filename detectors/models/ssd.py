@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from detectors.anchors import AnchorSpec, published, spread
 from detectors.errors import ConfigError
 from detectors.models import DETECTORS
-from detectors.models.backbones.vgg import VGG16
-from detectors.models.base import Detector, HeadMaps
+from detectors.models.backbones import Backbone
+from detectors.models.backbones.vgg import RELU4_3, RELU4_3_BN, RELU7, RELU7_BN, vgg16, vgg16_bn
+from detectors.models.base import Detector, HeadMaps, map_sizes
 from detectors.models.layers import L2Norm, Normalise, conv_block, initialise, scaled
 from detectors.types import DetectorSpec
 
@@ -51,7 +52,7 @@ class SSDNetwork(nn.Module):
 
     def __init__(
         self,
-        backbone: VGG16,
+        backbone: Backbone,
         extras: _Extras,
         outputs: int,
         anchors: AnchorSpec,
@@ -129,13 +130,14 @@ def ssd_vgg16_bn(
         raise ConfigError(
             f"{spec.name}: scales={list(scales)} is not [smallest, largest] with 0 < smallest < largest"
         )
-    maps = VGG16.map_sizes((height, width_px))
+    backbone = Backbone(vgg16_bn(width), (RELU4_3_BN, RELU7_BN))
+    maps = map_sizes(backbone, (height, width_px))
     # Halve until a map has fewer than three cells across, up to the six maps of SSD300.
     while len(maps) < 6 and min(maps[-1]) > 2:
         maps.append((-(-maps[-1][0] // 2), -(-maps[-1][1] // 2)))
     extras = tuple((512 if k == 0 else 256, 3, 2, 1) for k in range(len(maps) - 2))
     anchors = spread(len(maps), min(size), (scales[0], scales[1]), tuple(aspect_ratios))
-    network = SSDNetwork(VGG16(width, bn=True), extras, 1 + len(spec.classes), anchors, width, bn=True)
+    network = SSDNetwork(backbone, extras, 1 + len(spec.classes), anchors, width, bn=True)
     return Detector(spec, network, anchors, (height, width_px), Normalise(*_IMAGENET))
 
 
@@ -148,7 +150,7 @@ def _published(
     data: str,
 ) -> Detector:
     anchors = published(_SIZES[size, data], steps, ratios)
-    network = SSDNetwork(VGG16(), extras, 1 + len(spec.classes), anchors)
+    network = SSDNetwork(Backbone(vgg16(), (RELU4_3, RELU7)), extras, 1 + len(spec.classes), anchors)
     return Detector(spec, network, anchors, (size, size), Normalise(*_CAFFE))
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from detectors.anchors import AnchorLevel, AnchorSpec, spread
+from detectors.anchors import AnchorLevel, AnchorSpec, spread, ssd_shapes
 from detectors.models import build
 
 
@@ -25,7 +25,7 @@ def test_published_detectors_have_the_published_number_of_anchors(name, sides, p
 
 
 def test_one_cell_holds_its_boxes_in_the_papers_order():
-    spec = AnchorSpec((AnchorLevel(30, 60, (2,), step=100),))
+    spec = AnchorSpec((AnchorLevel(ssd_shapes(30, 60, (2,)), step=100),))
     boxes = spec.boxes((100, 100), [(1, 1)]) * 100
     larger, root = math.sqrt(30 * 60), math.sqrt(2)
     expected = [[30, 30], [larger, larger], [30 * root, 30 / root], [30 / root, 30 * root]]
@@ -34,7 +34,7 @@ def test_one_cell_holds_its_boxes_in_the_papers_order():
 
 
 def test_cells_run_row_by_row_and_boxes_within_them():
-    spec = AnchorSpec((AnchorLevel(10, 20, ()),))
+    spec = AnchorSpec((AnchorLevel(ssd_shapes(10, 20, ())),))
     boxes = spec.boxes((60, 90), [(2, 3)])
     pixels = boxes[:, :2] * torch.tensor([90, 60])
     expected = [[15, 15], [45, 15], [75, 15], [15, 45], [45, 45], [75, 45]]
@@ -59,7 +59,7 @@ def test_on_any_image_anchors_are_square_in_pixels_and_centred_inside(size):
 
 
 def test_clipping_cuts_the_centre_form_and_can_be_left_out():
-    level = AnchorLevel(90, 110, (3,))
+    level = AnchorLevel(ssd_shapes(90, 110, (3,)))
     cut = AnchorSpec((level,)).boxes((100, 100), [(1, 1)])
     whole = AnchorSpec((level,), clip=False).boxes((100, 100), [(1, 1)])
     assert cut.max() == 1
@@ -69,10 +69,14 @@ def test_clipping_cuts_the_centre_form_and_can_be_left_out():
 
 def test_as_many_maps_as_levels_are_needed():
     with pytest.raises(ValueError, match="zip"):
-        AnchorSpec((AnchorLevel(10, 20, ()),)).boxes((64, 64), [(8, 8), (4, 4)])
+        AnchorSpec((AnchorLevel(ssd_shapes(10, 20, ())),)).boxes((64, 64), [(8, 8), (4, 4)])
 
 
 def test_spread_sides_grow_by_one_factor():
     levels = spread(4, 100, (0.1, 0.8), (2.0,)).levels
-    assert [round(level.size, 6) for level in levels] == [10, 20, 40, 80]
-    assert [round(level.next_size, 6) for level in levels] == [20, 40, 80, 160]
+    assert [round(level.shapes[0][0], 6) for level in levels] == [10, 20, 40, 80]
+    assert [round(level.shapes[1][0] ** 2 / level.shapes[0][0], 6) for level in levels] == [20, 40, 80, 160]
+
+
+def test_without_a_next_size_there_is_no_larger_square():
+    assert ssd_shapes(10, None, (4,)) == ((10, 10), (20, 5), (5, 20))

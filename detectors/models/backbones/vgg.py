@@ -1,77 +1,56 @@
 """VGG16 with the fully connected layers turned into convolutions, as SSD uses it."""
 
-from torch import Tensor, nn
+from torch import nn
 
+from detectors.models.backbones import BACKBONES, Trunk
 from detectors.models.layers import conv_block, scaled
 
-_CONFIG: tuple[int | str, ...] = (
-    64,
-    64,
-    "M",
-    128,
-    128,
-    "M",
-    256,
-    256,
-    256,
-    "C",
-    512,
-    512,
-    512,
-    "M",
-    512,
-    512,
-    512,
-)
+_CONFIG = (64, 64, "M", 128, 128, "M", 256, 256, 256, "C", 512, 512, 512, "M", 512, 512, 512)
+
+# Layers without batch norm behind which detectors tap: relu4_3, relu5_3 and relu7.
+RELU4_3, RELU5_3, RELU7 = 22, 29, 34
+# The same with batch norm.
+RELU4_3_BN, RELU5_3_BN, RELU7_BN = 32, 42, 49
 
 
-class VGG16(nn.Module):
-    """VGG16 up to conv5_3, then pool5 3x3 stride 1, fc6 3x3 dilation 6 and fc7 1x1 (SSD, section 3.1).
+@BACKBONES.register("vgg16")
+def vgg16(width: float = 1.0, *, dilation: int = 6, pool5: int = 3) -> Trunk:
+    """VGG16 up to conv5_3, then pool5, fc6 3x3 dilated and fc7 1x1 (SSD, section 3.1).
 
-    Without batch norm the indices of `features` are those of ssd.pytorch's `vgg.N` and of
-    `vgg16_reducedfc.pth`.
+    The indices are those of ssd.pytorch's `vgg.N` and of `vgg16_reducedfc.pth`.
 
     Args:
         width: multiplier on every channel count.
-        bn: batch norm after each convolution.
+        dilation: of fc6: 6 in SSD, 3 in RefineDet.
+        pool5: 3: 3x3 with stride 1, as in SSD; 2: 2x2 with stride 2, as in RefineDet.
     """
+    return _vgg16(width, dilation, pool5, bn=False)
 
-    def __init__(self, width: float = 1.0, bn: bool = False) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels = 3
-        taps, depths = [], []
-        for position, entry in enumerate(_CONFIG):
-            if isinstance(entry, str):
-                # pool3 rounds up ("C"), so that 75 becomes 38 as in Caffe.
-                layers.append(nn.MaxPool2d(2, 2, ceil_mode=entry == "C"))
-                continue
-            layers += conv_block(channels, scaled(entry, width), 3, padding=1, bn=bn)
-            channels = scaled(entry, width)
-            if position == 12:  # conv4_3
-                taps.append(len(layers) - 1)
-                depths.append(channels)
-        fc = scaled(1024, width)
-        layers.append(nn.MaxPool2d(3, 1, 1))
-        layers += conv_block(channels, fc, 3, padding=6, dilation=6, bn=bn)
-        layers += conv_block(fc, fc, 1, bn=bn)
-        taps.append(len(layers) - 1)
-        depths.append(fc)
-        self.features = nn.ModuleList(layers)
-        self.taps = tuple(taps)
-        self.depths = tuple(depths)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """`[B, 3, H, W]` -> relu4_3 at stride 8 and relu7 at stride 16."""
-        found = []
-        for index, layer in enumerate(self.features):
-            x = layer(x)
-            if index in self.taps:
-                found.append(x)
-        return found
+@BACKBONES.register("vgg16_bn")
+def vgg16_bn(width: float = 1.0, *, dilation: int = 6, pool5: int = 3) -> Trunk:
+    """As vgg16, with batch norm after each convolution."""
+    return _vgg16(width, dilation, pool5, bn=True)
 
-    @staticmethod
-    def map_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
-        """(height, width) of the two maps for an input of that size."""
-        fine = tuple(-(-(side // 4) // 2) for side in size)
-        return [(fine[0], fine[1]), (fine[0] // 2, fine[1] // 2)]
+
+def _vgg16(width: float, dilation: int, pool5: int, *, bn: bool) -> Trunk:
+    layers: list[nn.Module] = []
+    depths: list[int] = []
+    channels = 3
+
+    def add(new: list[nn.Module]) -> None:
+        layers.extend(new)
+        depths.extend([channels] * len(new))
+
+    for entry in _CONFIG:
+        if isinstance(entry, str):
+            # pool3 rounds up ("C"), so that 75 becomes 38 as in Caffe.
+            add([nn.MaxPool2d(2, 2, ceil_mode=entry == "C")])
+            continue
+        before, channels = channels, scaled(entry, width)
+        add(conv_block(before, channels, 3, padding=1, bn=bn))
+    add([nn.MaxPool2d(3, 1, 1) if pool5 == 3 else nn.MaxPool2d(2, 2)])
+    before, channels = channels, scaled(1024, width)
+    add(conv_block(before, channels, 3, padding=dilation, dilation=dilation, bn=bn))
+    add(conv_block(channels, channels, 1, bn=bn))
+    return Trunk(tuple(layers), tuple(depths))
