@@ -60,6 +60,15 @@ class PruneConfig:
 
 
 @dataclass
+class LoadConfig:
+    """How the checkpoint `model` is read."""
+
+    classes: Literal["same", "ignore"] = setting(
+        "same", "ignore: the data may have other classes; the layers as wide as their number start anew"
+    )
+
+
+@dataclass
 class Recipe:
     """What to train and how to compress it."""
 
@@ -70,6 +79,7 @@ class Recipe:
     prune: PruneConfig = setting(PruneConfig, "prune.py")
     finetune: TrainConfig = setting(TrainConfig, "finetune.py, and the fine-tuning in each round of prune.py")
     model: str | None = setting(None, "a checkpoint to start from, full or slim, ours or published")
+    load: LoadConfig = setting(LoadConfig, "reading the checkpoint")
     out: str | None = setting(
         None, "run folder; null: weights/RECIPE, prunes/RECIPE, or finetuned/ beside the model"
     )

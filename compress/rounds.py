@@ -19,13 +19,14 @@ from compress.recipe import Recipe
 from compress.report import widths_table
 from compress.schedule import plan_round
 from compress.session import loader_of, predictions_of, scored
-from detectors.checkpoint import fingerprint, load, save
+from detectors.checkpoint import fingerprint, save
 from detectors.data import Dataset
 from detectors.data.loader import train_loader
 from detectors.engine.distributed import Place, wait
 from detectors.engine.loop import fit
 from detectors.errors import RunError
 from detectors.evaluation.run import Predictions, paired_difference
+from detectors.loading import load
 from detectors.models.base import Detector
 from detectors.settings import TrainConfig
 

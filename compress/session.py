@@ -10,7 +10,7 @@ import torch
 from compress.cost import cost_of
 from compress.criteria import CRITERIA
 from compress.recipe import Recipe
-from detectors.checkpoint import class_difference, detector_in, is_ours, load_backbone, parse, read
+from detectors.checkpoint import is_ours, parse, read
 from detectors.config import dump, load, values_of
 from detectors.data import AUGMENTATIONS, DATASETS, Dataset, Split
 from detectors.data import build as build_data
@@ -20,6 +20,7 @@ from detectors.errors import ConfigError, DataError, RunError
 from detectors.evaluation import METRICS
 from detectors.evaluation.run import Predictions, Score, predictions, score
 from detectors.files import held, write_text
+from detectors.loading import LEFT_OUT, class_difference, detector_in, load_backbone
 from detectors.models import DETECTORS, build
 from detectors.models.base import Detector
 from detectors.postprocess import PostprocessOptions
@@ -42,9 +43,10 @@ def open_all(recipe: Recipe, splits: Sequence[Split], place: Place) -> tuple[Det
     """
     _check_names(recipe)
     payload = read(recipe.model) if recipe.model else None
-    known = (
-        parse(payload, str(recipe.model)).spec.classes if payload is not None and is_ours(payload) else None
-    )
+    same = recipe.load.classes == "same"
+    known = None
+    if payload is not None and is_ours(payload) and same:
+        known = parse(payload, str(recipe.model)).spec.classes
     datasets = [build_data(recipe.data, split, known) for split in splits]
     classes = known or datasets[0].classes
     for split, dataset in zip(splits, datasets, strict=True):
@@ -59,7 +61,12 @@ def open_all(recipe: Recipe, splits: Sequence[Split], place: Place) -> tuple[Det
     torch.manual_seed(recipe.train.seed)
     options = _options(recipe)
     if payload is not None:
-        detector = detector_in(payload, str(recipe.model), recipe.detector.name, classes, **options)
+        detector = detector_in(
+            payload, str(recipe.model), recipe.detector.name, classes, ignore_classes=not same, **options
+        )
+        left_out = detector.meta.pop(LEFT_OUT, [])
+        if left_out and place.leads:
+            print(f"{recipe.model}: not taken from the file: {', '.join(left_out)}")
     elif recipe.detector.name is None:
         raise ConfigError(
             "neither detector.name nor model is given: name a detector to build, or a checkpoint to start "
@@ -68,7 +75,10 @@ def open_all(recipe: Recipe, splits: Sequence[Split], place: Place) -> tuple[Det
     else:
         detector = build(recipe.detector.name, classes, **options)
         if recipe.detector.backbone_weights:
-            load_backbone(detector, recipe.detector.backbone_weights)
+            facts = load_backbone(detector, recipe.detector.backbone_weights)
+            for what, keys in facts.items():
+                if keys and place.leads:
+                    print(f"{recipe.detector.backbone_weights}: {what}: {', '.join(keys)}")
     scoring = recipe.eval
     detector.postprocess = PostprocessOptions(
         scoring.score_threshold, scoring.nms_iou, scoring.top_k, scoring.keep

@@ -7,15 +7,15 @@ first used, so that reading a recipe loads no torch.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detectors.checkpoint import load as load
     from detectors.checkpoint import save as save
     from detectors.images import read_image as read_image
+    from detectors.loading import load as load
     from detectors.models import build as build
 
 __all__ = ["build", "load", "read_image", "save"]
 _HOMES = {
     "build": "detectors.models",
-    "load": "detectors.checkpoint",
+    "load": "detectors.loading",
     "read_image": "detectors.images",
     "save": "detectors.checkpoint",
 }

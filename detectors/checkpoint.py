@@ -7,7 +7,6 @@ import pickle
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detectors import dialects
 from detectors.errors import CheckpointError, ConfigError
 from detectors.files import write_whole
 from detectors.geometry import Geometry, apply_geometry, geometry_of, resized
-from detectors.models import build, defaults
+from detectors.models import build
 from detectors.models.base import Detector
 from detectors.registry import did_you_mean
 from detectors.types import DetectorSpec
@@ -70,7 +68,7 @@ def restore(checkpoint: Checkpoint, source: str = "checkpoint") -> Detector:
         apply_geometry(detector, checkpoint.geometry)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{source}: {error}") from None
-    _fill(detector, checkpoint.state, source)
+    fill(detector, checkpoint.state, source)
     detector.meta = dict(checkpoint.meta)
     return detector.eval()
 
@@ -85,76 +83,18 @@ def write(path: Path, checkpoint: Checkpoint, **extra: Any) -> None:
     payload = {
         "format": FORMAT,
         "version": VERSION,
-        "spec": _plain(asdict(checkpoint.spec)),
+        "spec": plain(asdict(checkpoint.spec)),
         "geometry": checkpoint.geometry,
         "state": dict(checkpoint.state),
         "meta": checkpoint.meta,
         **extra,
     }
-    _check_plain(payload)
+    _checkplain(payload)
 
     # In memory first: torch.save turns a full disk into a RuntimeError that says nothing of disks.
     buffer = io.BytesIO()
     torch.save(payload, buffer)
     write_whole(path, buffer.getbuffer())
-
-
-def load(
-    path: str | Path, name: str | None = None, classes: Sequence[str] | None = None, **options: Any
-) -> Detector:
-    """A detector from a file of ours, full or slim, or from a published state dict.
-
-    Args:
-        path: the file.
-        name: registered name; for a published file it may be left out where keys and shapes tell.
-        classes: class names, which a published file never holds; for one of ours they must be the file's own.
-        options: of the builder, for a published file.
-
-    Returns:
-        The detector on the CPU, in evaluation mode.
-
-    Raises:
-        CheckpointError: the file is missing, broken, a pickled module, of another detector, or ambiguous.
-    """
-    return detector_in(read(path), str(path), name, classes, **options)
-
-
-def detector_in(
-    payload: Any, source: str, name: str | None = None, classes: Sequence[str] | None = None, **options: Any
-) -> Detector:
-    """`load` for the content of a file that `read` gave already; `source` names the file in errors."""
-    if not is_ours(payload):
-        return _restore_published(source, payload, name, classes, options)
-    checkpoint = parse(payload, source)
-    spec = checkpoint.spec
-    if name is not None and name != spec.name:
-        raise CheckpointError(
-            f"{source} holds a {spec.name}, not a {name}; set detector.name to match, or take it out"
-        )
-    built_with = _plain({**defaults(spec.name), **spec.options}) if options else {}
-    for option, value in _plain(options).items():
-        if value != built_with.get(option):
-            built = (
-                f"with {option}={spec.options[option]}"
-                if option in spec.options
-                else f"without the option {option}"
-            )
-            raise CheckpointError(
-                f"{source} was built {built}, not with {option}={value}; make the recipe say the same"
-            )
-    if classes is not None and tuple(classes) != spec.classes:
-        raise CheckpointError(f"{source}: {class_difference(classes, spec.classes)}")
-    return restore(checkpoint, source)
-
-
-def load_backbone(detector: Detector, path: str | Path) -> None:
-    """Fills the backbone from a file that holds a backbone alone, such as `vgg16_reducedfc.pth`.
-
-    Raises:
-        CheckpointError: the file cannot be read or its tensors are not those of this backbone.
-    """
-    state = dialects.backbone(dialects.tensors(read(path), str(path)), str(path))
-    _fill(detector.get_submodule("network.backbone"), state, str(path))
 
 
 def read(path: str | Path) -> Any:
@@ -205,51 +145,7 @@ def parse(payload: dict[str, Any], source: str) -> Checkpoint:
     return Checkpoint(spec, payload["geometry"], payload["state"], payload["meta"])
 
 
-def fingerprint(detector: Detector) -> str:
-    """sha256 of spec, geometry and every tensor: the same for a model and its reloaded file."""
-    checkpoint = checkpoint_of(detector)
-    about = [_plain(asdict(checkpoint.spec)), checkpoint.geometry]
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, tensor in sorted(checkpoint.state.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def class_difference(wanted: Sequence[str], own: Sequence[str]) -> str:
-    """What differs between the classes asked for and those of a checkpoint, for an error message."""
-    more, less = [c for c in wanted if c not in own], [c for c in own if c not in wanted]
-    if not more and not less:
-        return (
-            f"the classes stand in another order than in the checkpoint: {list(own)}; give them in that order"
-        )
-    parts = [f"only in the data: {', '.join(more)}"] * bool(more) + [
-        f"only in the checkpoint: {', '.join(less)}"
-    ] * bool(less)
-    return (
-        f"its {len(own)} classes differ from the {len(wanted)} of the data ({'; '.join(parts)}); "
-        "set data.classes to the checkpoint's, or train a detector for these classes"
-    )
-
-
-def _restore_published(
-    path: str, payload: Any, name: str | None, classes: Sequence[str] | None, options: dict[str, Any]
-) -> Detector:
-    published = dialects.recognise(dialects.tensors(payload, path), path)
-    if name in (None, published.name):
-        name, options = published.name, {**published.options(path, options), **options}
-    if classes is None:
-        raise CheckpointError(f"{path} does not say its {published.classes} class names; pass classes=[...]")
-    if len(classes) != published.classes and name == published.name:
-        raise CheckpointError(
-            f"{path} is of {published.classes} classes, but {len(classes)} names were given"
-        )
-    detector = build(name, classes, **options)
-    _fill(detector.network, published.state, f"{path} (as {name})")
-    return detector.eval()
-
-
-def _fill(module: torch.nn.Module, state: dict[str, Tensor], source: str) -> None:
+def fill(module: torch.nn.Module, state: dict[str, Tensor], source: str) -> None:
     """`load_state_dict(strict=True)` whose error is one line."""
     own = module.state_dict()
     faults = [
@@ -274,26 +170,37 @@ def _fill(module: torch.nn.Module, state: dict[str, Tensor], source: str) -> Non
     module.load_state_dict({key: state.get(key, own[key]) for key in own}, strict=True)
 
 
+def fingerprint(detector: Detector) -> str:
+    """sha256 of spec, geometry and every tensor: the same for a model and its reloaded file."""
+    checkpoint = checkpoint_of(detector)
+    about = [plain(asdict(checkpoint.spec)), checkpoint.geometry]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(checkpoint.state.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _broken(path: Path) -> str:
     size = path.stat().st_size
     return f"{path} ({size:,} bytes) is truncated or not a PyTorch file; copy or download it again"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Tuples to lists all the way down, as a reader would give them back."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _check_plain(value: Any, place: str = "checkpoint") -> None:
+def _checkplain(value: Any, place: str = "checkpoint") -> None:
     """Raises TypeError for anything that `weights_only=True` would refuse to read back."""
     if type(value) in (dict, OrderedDict):
         for key, item in value.items():
-            _check_plain(key, f"a key of {place}")
-            _check_plain(item, f"{place}.{key}")
+            _checkplain(key, f"a key of {place}")
+            _checkplain(item, f"{place}.{key}")
     elif type(value) in (list, tuple):
         for index, item in enumerate(value):
-            _check_plain(item, f"{place}[{index}]")
+            _checkplain(item, f"{place}[{index}]")
     elif not (value is None or type(value) in (bool, int, float, str) or type(value) is Tensor):
         raise TypeError(f"{place} is a {type(value).__name__}, which is not plain data")

@@ -1,0 +1,25 @@
+"""ssd.pytorch's SSD300 and SSD512 (keys `vgg.N`), and the same in the 2018 pruning tool (`base.N`)."""
+
+import re
+from collections.abc import Iterable
+
+from detectors.dialects import DIALECTS, Layout, State
+
+_STEP = re.compile(r"^(?:vgg|base)\.(\d+)\.(weight|bias)$")
+_NAMES = {6: "ssd300_vgg16", 7: "ssd512_vgg16"}
+_BOXES = {20: {"anchors": "voc"}, 80: {"anchors": "coco"}}
+
+
+@DIALECTS.register("ssd.pytorch")
+def ssd_pytorch(state: State) -> Iterable[Layout]:
+    """`ssd300_mAP_77.43_v2.pth` and its like: VGG16 without batch norm, L2Norm, extras, loc, conf."""
+    heads = sum(bool(re.match(r"^conf\.\d+\.weight$", key)) for key in state)
+    if "L2Norm.weight" in state and heads in _NAMES and any(_STEP.match(key) for key in state):
+        yield Layout(_NAMES[heads], {}, key_of, _BOXES)
+
+
+def key_of(key: str) -> str:
+    """A file's key to our network's."""
+    key = _STEP.sub(r"backbone.features.\1.\2", key)
+    key = re.sub(r"^extras\.(\d+)\.", r"extras.\1.0.", key)
+    return key.replace("L2Norm.weight", "norm.weight")
