@@ -111,6 +111,7 @@ def ssd_vgg16_bn(
     width: float = 1.0,
     scales: tuple[float, float] = (0.1, 0.9),
     aspect_ratios: tuple[float, ...] = (2.0, 3.0),
+    dilation: int = 6,
 ) -> Detector:
     """SSD over VGG16 with batch norm, for any image size; a narrow one trains from scratch on a CPU.
 
@@ -120,6 +121,7 @@ def ssd_vgg16_bn(
         width: multiplier on every channel count, above 0.
         scales: sides of the smallest and the largest anchor, as shares of the shorter side.
         aspect_ratios: of the anchors, each used both ways, on every map.
+        dilation: of fc6; the published 6 spans 13 cells, more than the maps of a small image have.
     """
     height, width_px = _checked_size(spec.name, size)
     if not 0 < width <= 4:
@@ -130,7 +132,9 @@ def ssd_vgg16_bn(
         raise ConfigError(
             f"{spec.name}: scales={list(scales)} is not [smallest, largest] with 0 < smallest < largest"
         )
-    backbone = Backbone(vgg16_bn(width), (RELU4_3_BN, RELU7_BN))
+    if dilation < 1:
+        raise ConfigError(f"{spec.name}: dilation={dilation} is not 1 or more")
+    backbone = Backbone(vgg16_bn(width, dilation=dilation), (RELU4_3_BN, RELU7_BN))
     maps = map_sizes(backbone, (height, width_px))
     # Halve until a map has fewer than three cells across, up to the six maps of SSD300.
     while len(maps) < 6 and min(maps[-1]) > 2:

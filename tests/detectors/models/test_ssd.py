@@ -75,7 +75,7 @@ def test_width_scales_every_layer_in_steps_of_eight(width):
         ({"scales": [0.5, 0.2]}, r"scales=\[0.5, 0.2\] is not"),
         ({"scales": [0, 0.2]}, r"scales=\[0, 0.2\] is not"),
         ({"widht": 0.5}, "ssd_vgg16_bn has no option 'widht'; did you mean width"),
-        ({"colour": "red"}, "has no option 'colour'; known: aspect_ratios, scales, size, width"),
+        ({"colour": "red"}, "no option .colour.; known: aspect_ratios, dilation, scales, size, width"),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_clear_error(options, message):
@@ -91,6 +91,8 @@ def test_an_option_that_does_not_fit_is_one_clear_error(options, message):
         {"width": "wide"},
         {"scales": 0.5},
         {"scales": ["1e-1", 0.8]},
+        {"dilation": 0},
+        {"dilation": 1.5},
         {"aspect_ratios": 2.0},
         {"aspect_ratios": [0]},
         {"aspect_ratios": [-2.0]},

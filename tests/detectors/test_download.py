@@ -1,0 +1,94 @@
+"""Weight files are fetched once, checked, and never left half written."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import pytest
+
+from detectors.download import download
+from detectors.errors import CheckpointError
+
+CONTENT = bytes(range(256)) * 9000  # more than one block
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Files(BaseHTTPRequestHandler):
+    """Any address gives CONTENT; `/short...` breaks off, `/none...` is not there."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if self.path.startswith("/none"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[: 1000 if self.path.startswith("/short") else None])
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Files)
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{listening.server_port}"
+    listening.shutdown()
+    listening.server_close()
+
+
+def test_a_file_is_fetched_once(server, tmp_path):
+    path = download(f"{server}/vgg.pth", tmp_path / "new" / "vgg.pth", SHA256)
+    assert path.read_bytes() == CONTENT
+    Files.asked.clear()
+    assert download(f"{server}/vgg.pth", path.parent, SHA256[:12].upper()) == path
+    assert Files.asked == []
+
+
+def test_the_name_may_hold_the_checksum(server, tmp_path):
+    path = download(f"{server}/vgg-{SHA256[:8]}.pth", tmp_path)
+    assert path == tmp_path / f"vgg-{SHA256[:8]}.pth"
+    with pytest.raises(
+        CheckpointError, match=r"gave a file with sha256 .* not 0000abcd\.\.\.; it was not kept"
+    ):
+        download(f"{server}/vgg-0000abcd.pth", tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("short", r"broke off after 1,000 of 2,304,000 bytes"),
+        ("none", r"cannot download .*/none.pth to .*: Not Found"),
+    ],
+)
+def test_what_breaks_off_leaves_nothing(name, message, server, tmp_path):
+    with pytest.raises(CheckpointError, match=message):
+        download(f"{server}/{name}.pth", tmp_path / "a.pth", SHA256)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_file_on_disk_is_left_alone(server, tmp_path):
+    file = tmp_path / "a.pth"
+    file.write_bytes(b"mine")
+    with pytest.raises(CheckpointError, match=r"a.pth is another file than .*; move it away"):
+        download(f"{server}/a.pth", file, SHA256)
+    assert file.read_bytes() == b"mine"
+
+
+def test_without_a_checksum_nothing_is_fetched(server, tmp_path):
+    Files.asked.clear()
+    with pytest.raises(CheckpointError, match=r"no checksum is known for .*; give its sha256"):
+        download(f"{server}/a.pth", tmp_path / "a.pth")
+    assert Files.asked == []
+
+
+def test_an_address_that_nobody_answers_is_one_line(tmp_path):
+    with pytest.raises(CheckpointError, match=r"cannot download http://127.0.0.1:9/a.pth"):
+        download("http://127.0.0.1:9/a.pth", tmp_path / "a.pth", SHA256)
