@@ -2,19 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
 from detectors.data import DATASETS, Split
 from detectors.data.faults import Faults, advised
+from detectors.data.photos import Photo, PhotoDataset, load_photos, photo
 from detectors.data.voc_xml import check_object, read_annotation
-from detectors.errors import ConfigError, DataError
-from detectors.images import SUFFIXES, header_size, read_image, resize, shrunk_size
+from detectors.errors import DataError
+from detectors.images import SUFFIXES, header_size
 from detectors.settings import DataConfig
 from detectors.types import Target
 
@@ -36,65 +32,17 @@ class Listed(NamedTuple):
         return self.folder / "Annotations" / f"{self.name}.xml"
 
 
-@dataclass(frozen=True)
-class Sample:
-    """An image with its checked boxes; sizes are (height, width) of the file and of what `image` returns."""
-
-    name: str
-    path: Path
-    annotation: Path
-    file_size: tuple[int, int]
-    size: tuple[int, int]
-    target: Target
-
-
-@dataclass
-class VocDataset:
-    """A VOC-like data set whose annotations were all read and checked; images are read on demand, or kept."""
-
-    classes: tuple[str, ...]
-    samples: list[Sample]
-    kept: list[Tensor] | None
-    skipped: list[str]
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.samples)
-
-    def image(self, index: int) -> Tensor:
-        """The image, uint8 `[3, H, W]` RGB. Raises DataError if it is broken or not of the annotated size."""
-        if self.kept is not None:
-            return self.kept[index]
-        with advised():
-            return _decode(self.samples[index])
-
-    def target(self, index: int) -> Target:
-        """The boxes, in pixels of what `image(index)` returns."""
-        return self.samples[index].target
-
-    def name(self, index: int) -> str:
-        """The id of the image: its file name without the suffix."""
-        return self.samples[index].name
-
-
 @DATASETS.register("voc")
-def voc(config: DataConfig, split: Split, classes: tuple[str, ...] | None = None) -> VocDataset:
+def voc(config: DataConfig, split: Split, classes: tuple[str, ...] | None = None) -> PhotoDataset:
     """Folders laid out like PASCAL VOC, below data.root; years as in data.train=[VOC2007/trainval]."""
     listed = list_images(config.root, config.train if split == "train" else config.test)
     known = tuple(config.classes or classes or ())
     # Both splits are searched, so that training and scoring arrive at the same list.
     searched = [] if known else list_images(config.root, config.train) + list_images(config.root, config.test)
-    if config.max_side is not None and config.max_side < 1:
-        raise ConfigError(f"data.max_side={config.max_side} must be at least 1 pixel, or null")
     faults = Faults(config.on_error)
     with advised():
         known = known or find_classes(dict.fromkeys(searched), config.on_error)
-        samples, cached = _load(listed, known, config, faults)
-    if not samples:
-        raise DataError(
-            f"{config.root}: none of the {len(listed)} images is sound, the first: {faults.lines[0]}"
-        )
-    return VocDataset(known, samples, cached, faults.lines)
+    return load_photos(listed, lambda one: _check(one, known, config.max_side, faults), known, config, faults)
 
 
 def list_images(root: str, entries: Sequence[str]) -> list[Listed]:
@@ -150,29 +98,7 @@ def find_classes(listed: Iterable[Listed], policy: Literal["stop", "skip"]) -> t
     return tuple(sorted(names - {""}))
 
 
-def _load(
-    listed: Sequence[Listed], classes: tuple[str, ...], config: DataConfig, faults: Faults
-) -> tuple[list[Sample], list[Tensor] | None]:
-    """The sound samples, and their images if they are to be kept.
-
-    Images are kept before any loader worker is forked, so that the workers share the pages.
-    """
-    keep = config.cache == "ram"
-    # Under "skip" every image is decoded once: whether one is readable must be known before training starts.
-    decode = keep or faults.skip
-    samples: list[Sample] = []
-    cached: list[Tensor] = []
-    for image in tqdm(listed, "reading images", disable=None if decode else True):
-        with faults.tolerated():
-            sample = _check(image, classes, config.max_side, faults)
-            pixels = _decode(sample) if decode else None
-            samples.append(sample)
-            if keep and pixels is not None:
-                cached.append(pixels)
-    return samples, cached if keep else None
-
-
-def _check(image: Listed, classes: tuple[str, ...], max_side: int | None, faults: Faults) -> Sample:
+def _check(image: Listed, classes: tuple[str, ...], max_side: int | None, faults: Faults) -> Photo:
     """One image with its checked boxes, not decoded."""
     annotation = read_annotation(image.annotation)
     stem = image.folder / "JPEGImages" / image.name
@@ -180,7 +106,6 @@ def _check(image: Listed, classes: tuple[str, ...], max_side: int | None, faults
     if path is None:
         raise DataError(f"{stem}.jpg: image is missing, and so is .jpeg or .png")
     file_size = annotation.size or header_size(path)
-    size = shrunk_size(file_size, max_side)
     found: list[tuple[list[float], int, bool]] = []
     for item in annotation.objects:
         with faults.tolerated():
@@ -188,17 +113,4 @@ def _check(image: Listed, classes: tuple[str, ...], max_side: int | None, faults
     target = Target.of(
         [box for box, _, _ in found], [label for _, label, _ in found], [hard for _, _, hard in found]
     )
-    scale = torch.tensor([size[1] / file_size[1], size[0] / file_size[0]]).repeat(2)
-    target = Target(target.boxes * scale, target.labels, target.difficult, target.crowd)
-    return Sample(image.name, path, annotation.path, file_size, size, target)
-
-
-def _decode(sample: Sample) -> Tensor:
-    image = read_image(sample.path)
-    height, width = image.shape[1:]
-    if (height, width) != sample.file_size:
-        annotated = f"{sample.file_size[1]} x {sample.file_size[0]}"
-        raise DataError(
-            f"{sample.path}: image has {width} x {height} pixels, but {sample.annotation} says {annotated}"
-        )
-    return image if sample.size == sample.file_size else resize(image, sample.size)
+    return photo(image.name, path, annotation.path, file_size, target, max_side)
