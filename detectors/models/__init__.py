@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from detectors.errors import ConfigError
 from detectors.registry import Registry, did_you_mean
@@ -58,6 +59,10 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value in arguments
+    if origin in (UnionType, Union):
+        return any(_fits(value, argument) for argument in arguments)
+    if hint is None or hint is NoneType:
+        return value is None
     if origin is tuple:
         if not isinstance(value, list | tuple):
             return False

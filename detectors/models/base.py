@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from detectors.anchors import AnchorSpec
 from detectors.boxes import decode
+from detectors.errors import ConfigError
 from detectors.images import resize
 from detectors.losses.multibox import multibox_loss
 from detectors.models.layers import Normalise
@@ -47,12 +48,12 @@ class Detector(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.size = size
         self.normalise = normalise
         self.network = network
         self.postprocess = PostprocessOptions()
         self.meta: dict[str, Any] = {}
-        boxes = anchors.boxes(size, map_sizes(network, size))
+        self.size = (size[0], size[1])
+        boxes = anchors.boxes(self.size, checked_map_sizes(spec.name, network, self.size))
         # Not in the state dict: spec and size say all about them.
         self.register_buffer("anchors", boxes, persistent=False)
 
@@ -137,6 +138,28 @@ class Detector(nn.Module):
         with evaluating(self):
             found = self.detect(self(images), sizes)
         return found[0] if single else found
+
+
+def checked_map_sizes(name: str, network: nn.Module, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """As `map_sizes`; raises ConfigError, with a size that fits, where a map would be empty."""
+    try:
+        return map_sizes(network, size)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{name}: size={list(size)} does not fit its maps{_fitting(network, size)}"
+        ) from error
+
+
+def _fitting(network: nn.Module, size: tuple[int, int]) -> str:
+    """The nearest larger multiples of 32 that the maps can take."""
+    for more in range(1, 17):
+        grown = (size[0] // 32 * 32 + 32 * more, size[1] // 32 * 32 + 32 * more)
+        try:
+            map_sizes(network, grown)
+        except RuntimeError:
+            continue
+        return f"; {list(grown)} does"
+    return ""
 
 
 def map_sizes(network: nn.Module, size: tuple[int, int]) -> list[tuple[int, int]]:

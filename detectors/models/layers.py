@@ -82,6 +82,32 @@ def conv_block(
     return [conv, *([nn.BatchNorm2d(outputs)] if bn else []), nn.ReLU(inplace=True)]
 
 
+def depthwise_block(inputs: int, outputs: int, stride: int, padding: int) -> list[nn.Module]:
+    """1x1 to `outputs`, depthwise 3x3, linear 1x1: batch norm behind each, ReLU6 behind the first two."""
+    return [
+        nn.Conv2d(inputs, outputs, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU6(inplace=True),
+        nn.Conv2d(outputs, outputs, 3, stride, padding, groups=outputs, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU6(inplace=True),
+        nn.Conv2d(outputs, outputs, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+
+
+def head_of(inputs: int, outputs: int, separable: bool) -> nn.Module:
+    """A predictor on a map: one 3x3 convolution, or depthwise 3x3, batch norm, ReLU6 and 1x1."""
+    if not separable:
+        return nn.Conv2d(inputs, outputs, 3, padding=1)
+    return nn.Sequential(
+        nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False),
+        nn.BatchNorm2d(inputs),
+        nn.ReLU6(inplace=True),
+        nn.Conv2d(inputs, outputs, 1),
+    )
+
+
 def initialise(network: nn.Module) -> None:
     """Initial weights: He's (2015) before a batch norm's ReLU, Xavier's elsewhere as ssd.pytorch does.
 

@@ -1,164 +1,221 @@
-"""SSD: Single Shot MultiBox Detector (Liu et al., ECCV 2016) over VGG16."""
+"""SSD: Single Shot MultiBox Detector (Liu et al., ECCV 2016), and SSD-Lite (MobileNetV2, section 6.2)."""
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
-from detectors.anchors import AnchorSpec, published, spread
+from detectors.anchors import AnchorSpec
 from detectors.errors import ConfigError
 from detectors.models import DETECTORS
-from detectors.models.backbones import Backbone
-from detectors.models.backbones.vgg import RELU4_3, RELU4_3_BN, RELU7, RELU7_BN, vgg16, vgg16_bn
-from detectors.models.base import Detector, HeadMaps, map_sizes
-from detectors.models.layers import L2Norm, Normalise, conv_block, initialise, scaled
+from detectors.models.backbones import Backbone, Trunk
+from detectors.models.base import Detector, HeadMaps
+from detectors.models.layers import L2Norm, conv_block, depthwise_block, head_of, initialise, scaled
+from detectors.models.layouts import (
+    SSD300, TAPS, Boxes, Colours, Source, anchors_of, normalise_of, tapped, trunk_of,
+)  # fmt: skip
 from detectors.types import DetectorSpec
 
-# Caffe's VGG means in RGB, no scaling: what vgg16_reducedfc.pth and every published SSD-VGG expects.
-_CAFFE = ((123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
-# torchvision's ImageNet statistics, for networks with batch norm.
-_IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+# Layers of one further map, and its depth, from the depth of the map before it.
+ExtraMap = Callable[[int], tuple[list[nn.Module], int]]
 
-_STEPS_300 = (8, 16, 32, 64, 100, 300)
-_STEPS_512 = (8, 16, 32, 64, 128, 256, 512)
-_RATIOS_300 = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
-_RATIOS_512 = ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,))
-# Smallest sides of the default boxes on each map, and the side that follows the last one (caffe's SSD
-# scripts).
-_SIZES = {
-    (300, "voc"): (30, 60, 111, 162, 213, 264, 315),
-    (300, "coco"): (21, 45, 99, 153, 207, 261, 315),
-    (512, "voc"): (35.84, 76.8, 153.6, 230.4, 307.2, 384, 460.8, 537.6),
-    (512, "coco"): (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72),
+# Where the 2018 pruning tool taps its backbones, and the option of theirs that gives its layers.
+_TENCENT: dict[str, tuple[tuple[int, int], dict[str, str]]] = {
+    "vgg16": ((22, 34), {}),
+    "resnet50": ((10, 20), {"tail": "stride1"}),
+    "mobilenet_v1": ((5, 12), {"tail": "stride1"}),
+    "mobilenet_v2": ((6, 18), {"tail": "stride1"}),
 }
-
-# Each extra map comes from 1x1 (half the channels) then k x k: (channels, kernel, stride, padding).
-_EXTRAS_300 = ((512, 3, 2, 1), (256, 3, 2, 1), (256, 3, 1, 0), (256, 3, 1, 0))
-_EXTRAS_512 = ((512, 3, 2, 1), (256, 3, 2, 1), (256, 3, 2, 1), (256, 3, 2, 1), (256, 4, 1, 1))
-
-_Extras = tuple[tuple[int, int, int, int], ...]
 
 
 class SSDNetwork(nn.Module):
-    """Backbone, extra maps and a pair of 3x3 heads on each map.
+    """Backbone, extra maps and a pair of heads on each map.
 
     Args:
         backbone: gives the first maps; the finest one is L2-normalised with initial scale 20.
         extras: the further maps.
         outputs: channels of a class head for one anchor, 1 + number of classes.
         anchors: says how many anchors each map has.
-        width: multiplier on the channels of the extras.
-        bn: batch norm in the extras.
+        separable: heads of a depthwise 3x3 and a 1x1 convolution.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        extras: _Extras,
+        extras: Sequence[ExtraMap],
         outputs: int,
         anchors: AnchorSpec,
-        width: float = 1.0,
-        bn: bool = False,
+        *,
+        separable: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.norm = L2Norm(backbone.depths[0], 20)
         self.extras = nn.ModuleList()
         depths = list(backbone.depths)
-        for channels, kernel, stride, padding in extras:
-            half, full = scaled(channels // 2, width), scaled(channels, width)
-            self.extras.append(nn.Sequential(*conv_block(depths[-1], half, 1, bn=bn)))
-            block = conv_block(half, full, kernel, stride=stride, padding=padding, bn=bn)
-            self.extras.append(nn.Sequential(*block))
-            depths.append(full)
+        ends = []
+        for extra in extras:
+            layers, depth = extra(depths[-1])
+            self.extras.extend(layers)
+            depths.append(depth)
+            ends.append(len(self.extras) - 1)
+        self.ends = frozenset(ends)
         cells = [level.per_cell for level in anchors.levels]
-        self.loc = nn.ModuleList(
-            nn.Conv2d(d, n * 4, 3, padding=1) for d, n in zip(depths, cells, strict=True)
-        )
+        self.loc = nn.ModuleList(head_of(d, n * 4, separable) for d, n in zip(depths, cells, strict=True))
         self.conf = nn.ModuleList(
-            nn.Conv2d(d, n * outputs, 3, padding=1) for d, n in zip(depths, cells, strict=True)
+            head_of(d, n * outputs, separable) for d, n in zip(depths, cells, strict=True)
         )
         initialise(self)
 
     def forward(self, x: Tensor) -> HeadMaps:
         """Normalised images -> (logits, deltas) of each map, finest first."""
-        fine, coarse = self.backbone(x)
-        maps = [self.norm(fine), coarse]
-        x = coarse
+        fine, *others = self.backbone(x)
+        maps = [self.norm(fine), *others]
+        x = maps[-1]
         for index, block in enumerate(self.extras):
             x = block(x)
-            if index % 2:
+            if index in self.ends:
                 maps.append(x)
         return [(conf(m), loc(m)) for m, conf, loc in zip(maps, self.conf, self.loc, strict=True)]
 
 
-@DETECTORS.register("ssd300_vgg16")
-def ssd300_vgg16(spec: DetectorSpec, *, anchors: Literal["voc", "coco"] = "voc") -> Detector:
-    """SSD300 over VGG16, exactly the published network; anchors=voc or coco picks its default boxes."""
-    return _published(spec, 300, _EXTRAS_300, _STEPS_300, _RATIOS_300, anchors)
+def dense_map(channels: int, kernel: int, stride: int, padding: int, *, bn: bool = False) -> ExtraMap:
+    """SSD's further map (figure 2): 1x1 to half the channels, then kernel x kernel."""
+
+    def build(inputs: int) -> tuple[list[nn.Module], int]:
+        half = channels // 2
+        return [
+            nn.Sequential(*conv_block(inputs, half, 1, bn=bn)),
+            nn.Sequential(*conv_block(half, channels, kernel, stride=stride, padding=padding, bn=bn)),
+        ], channels
+
+    return build
 
 
-@DETECTORS.register("ssd512_vgg16")
-def ssd512_vgg16(spec: DetectorSpec, *, anchors: Literal["voc", "coco"] = "voc") -> Detector:
-    """SSD512 over VGG16, as published with Caffe; anchors=voc or coco picks its default boxes."""
-    return _published(spec, 512, _EXTRAS_512, _STEPS_512, _RATIOS_512, anchors)
+def lite_map(channels: int, stride: int, padding: int) -> ExtraMap:
+    """SSD-Lite's further map: 1x1, depthwise 3x3 and linear 1x1, as ssds.pytorch has it."""
+
+    def build(inputs: int) -> tuple[list[nn.Module], int]:
+        return [nn.Sequential(*depthwise_block(inputs, channels, stride, padding), nn.ReLU())], channels
+
+    return build
 
 
-@DETECTORS.register("ssd_vgg16_bn")
-def ssd_vgg16_bn(
+@DETECTORS.register("ssd")
+def ssd(
     spec: DetectorSpec,
     *,
+    backbone: str = "vgg16",
     size: tuple[int, int] = (300, 300),
     width: float = 1.0,
-    scales: tuple[float, float] = (0.1, 0.9),
-    aspect_ratios: tuple[float, ...] = (2.0, 3.0),
-    dilation: int = 6,
+    layout: Literal["ssds", "tencent"] = "ssds",
+    layers: tuple[Source, ...] | None = None,
+    depths: tuple[int, ...] | None = None,
+    sizes: tuple[float, ...] | None = None,
+    steps: tuple[float, ...] | None = None,
+    aspect_ratios: tuple[tuple[float, ...], ...] | None = None,
+    clip: bool = True,
+    head: Literal["dense", "separable"] = "dense",
+    colours: Colours | None = None,
 ) -> Detector:
-    """SSD over VGG16 with batch norm, for any image size; a narrow one trains from scratch on a CPU.
+    """SSD over any backbone, in the layout of ssds.pytorch or of the 2018 pruning tool.
 
     Args:
         spec: name, classes and options.
-        size: (height, width) of the input, pixels, 64 or more; need not be square.
-        width: multiplier on every channel count, above 0.
-        scales: sides of the smallest and the largest anchor, as shares of the shorter side.
-        aspect_ratios: of the anchors, each used both ways, on every map.
-        dilation: of fc6; the published 6 spans 13 cells, more than the maps of a small image have.
+        backbone: VGG16, a ResNet, a MobileNet or a Darknet.
+        size: (height, width) of the input, pixels.
+        width: multiplier on every channel count.
+        layout: "tencent": the taps, last stage and default boxes of the 2018 pruning tool.
+        layers: the maps: indices of backbone layers, then "S" (halved) or "" (valid 3x3); None: published.
+        depths: channels of the maps; those of backbone layers are what the backbone gives; None: published.
+        sizes: sides of the smaller squares, one more than maps, pixels; None: published, scaled to `size`.
+        steps: between cells, pixels; None: published at the published size, else input / map.
+        aspect_ratios: of each map; None: published.
+        clip: cut the default boxes to the image.
+        head: "separable": a depthwise 3x3 and a 1x1 convolution.
+        colours: what the weights expect of the image; None: what the layout's published weights do.
     """
-    height, width_px = _checked_size(spec.name, size)
-    if not 0 < width <= 4:
-        raise ConfigError(f"{spec.name}: width={width} is not between 0 and 4")
-    if any(ratio <= 0 for ratio in aspect_ratios):
-        raise ConfigError(f"{spec.name}: aspect_ratios={list(aspect_ratios)} must all be above 0")
-    if not 0 < scales[0] < scales[1]:
-        raise ConfigError(
-            f"{spec.name}: scales={list(scales)} is not [smallest, largest] with 0 < smallest < largest"
-        )
-    if dilation < 1:
-        raise ConfigError(f"{spec.name}: dilation={dilation} is not 1 or more")
-    backbone = Backbone(vgg16_bn(width, dilation=dilation), (RELU4_3_BN, RELU7_BN))
-    maps = map_sizes(backbone, (height, width_px))
-    # Halve until a map has fewer than three cells across, up to the six maps of SSD300.
-    while len(maps) < 6 and min(maps[-1]) > 2:
-        maps.append((-(-maps[-1][0] // 2), -(-maps[-1][1] // 2)))
-    extras = tuple((512 if k == 0 else 256, 3, 2, 1) for k in range(len(maps) - 2))
-    anchors = spread(len(maps), min(size), (scales[0], scales[1]), tuple(aspect_ratios))
-    network = SSDNetwork(backbone, extras, 1 + len(spec.classes), anchors, width, bn=True)
-    return Detector(spec, network, anchors, (height, width_px), Normalise(*_IMAGENET))
+    taps, boxes = TAPS.get(backbone, ((0, 0), SSD300))
+    options: dict[str, str] = {}
+    known = list(_TENCENT if layout == "tencent" else TAPS)
+    if layout == "tencent" and backbone in _TENCENT:
+        (taps, options), boxes = _TENCENT[backbone], SSD300
+    trunk = trunk_of(spec.name, backbone, width, known, **options)
+    layers = layers or (*taps, *_further(boxes))
+    anchors = anchors_of(spec.name, boxes, size, len(layers), sizes, steps, aspect_ratios, clip=clip)
+    extras = _extras(spec.name, layers, depths or (0, 0, 512, 256, 256, 256), width, lite=False)
+    colours = colours or ("caffe" if layout == "tencent" else "ssds")
+    return _assemble(spec, trunk, layers, extras, anchors, size, head, colours)
 
 
-def _published(
+@DETECTORS.register("ssd_lite")
+def ssd_lite(
     spec: DetectorSpec,
-    size: int,
-    extras: _Extras,
-    steps: tuple[float, ...],
-    ratios: tuple[tuple[float, ...], ...],
-    data: str,
+    *,
+    backbone: str = "mobilenet_v2",
+    size: tuple[int, int] = (300, 300),
+    width: float = 1.0,
+    layers: tuple[Source, ...] | None = None,
+    depths: tuple[int, ...] | None = None,
+    sizes: tuple[float, ...] | None = None,
+    steps: tuple[float, ...] | None = None,
+    aspect_ratios: tuple[tuple[float, ...], ...] | None = None,
+    clip: bool = True,
+    head: Literal["dense", "separable"] = "dense",
+    colours: Colours = "ssds",
 ) -> Detector:
-    anchors = published(_SIZES[size, data], steps, ratios)
-    network = SSDNetwork(Backbone(vgg16(), (RELU4_3, RELU7)), extras, 1 + len(spec.classes), anchors)
-    return Detector(spec, network, anchors, (size, size), Normalise(*_CAFFE))
+    """SSD with depthwise further maps (MobileNetV2, section 6.2), as ssds.pytorch has it: with dense heads.
+
+    Args as `ssd`.
+    """
+    taps, boxes = TAPS.get(backbone, ((0, 0), SSD300))
+    trunk = trunk_of(spec.name, backbone, width, list(TAPS))
+    layers = layers or (*taps, *_further(boxes))
+    anchors = anchors_of(spec.name, boxes, size, len(layers), sizes, steps, aspect_ratios, clip=clip)
+    extras = _extras(spec.name, layers, depths or (0, 0, 512, 256, 256, 128), width, lite=True)
+    return _assemble(spec, trunk, layers, extras, anchors, size, head, colours)
 
 
-def _checked_size(name: str, size: tuple[int, int]) -> tuple[int, int]:
-    if min(size) < 64:
-        raise ConfigError(f"{name}: size={list(size)} is not [height, width] of at least 64 pixels each")
-    return size[0], size[1]
+def _extras(
+    detector: str, layers: Sequence[Source], depths: Sequence[int], width: float, *, lite: bool
+) -> list[ExtraMap]:
+    if len(depths) != len(layers):
+        raise ConfigError(f"{detector}: {len(depths)} depths for {len(layers)} maps; give one for each")
+    shapes = {"S": (2, 1), "": (1, 0)}
+    extras = []
+    for source, depth in zip(layers, depths, strict=True):
+        if isinstance(source, int):
+            continue
+        if source not in shapes:
+            raise ConfigError(f"{detector}: {source!r} in layers is no further map; there are 'S' and ''")
+        stride, padding = shapes[source]
+        channels = scaled(depth, width)
+        extras.append(
+            lite_map(channels, stride, padding) if lite else dense_map(channels, 3, stride, padding)
+        )
+    return extras
+
+
+def _further(boxes: Boxes) -> tuple[Source, ...]:
+    """The published further maps below maps from stride 8, as in SSD300, or from stride 16."""
+    return ("S", "S", "", "") if boxes.steps[0] == 8 else ("S", "S", "S", "S")
+
+
+def _assemble(
+    spec: DetectorSpec,
+    trunk: Trunk,
+    layers: Sequence[Source],
+    extras: Sequence[ExtraMap],
+    anchors: AnchorSpec,
+    size: tuple[int, int],
+    head: str,
+    colours: Colours,
+) -> Detector:
+    network = SSDNetwork(
+        Backbone(trunk, tapped(spec.name, layers)),
+        extras,
+        1 + len(spec.classes),
+        anchors,
+        separable=head == "separable",
+    )
+    return Detector(spec, network, anchors, size, normalise_of(colours))

@@ -5,7 +5,6 @@ from typing import Literal
 from torch import Tensor, nn
 
 from detectors.models.backbones import BACKBONES, Trunk
-from detectors.models.layers import scaled
 
 # MobileNetV1, table 1: (channels, stride) of each depthwise separable block.
 _V1 = (
@@ -59,13 +58,13 @@ class InvertedResidual(ConvBlock):
 def mobilenet_v1(width: float = 1.0, *, tail: Tail = "stride2") -> Trunk:
     """MobileNetV1 without its classifier; tail="stride1": its last halving and last block left out."""
     relu = nn.ReLU if tail == "stride1" else nn.ReLU6
-    channels = scaled(32, width)
+    channels = _depth(32, width)
     layers: list[nn.Module] = [ConvBlock(*_conv(3, channels, 3, stride=2, activation=relu))]
     depths = [channels]
     for index, (full, stride) in enumerate(_V1):
         if tail == "stride1" and index == 12:
             break
-        outputs = scaled(full, width)
+        outputs = _depth(full, width)
         stride = 1 if tail == "stride1" and index == 11 else stride
         depthwise = _conv(channels, channels, 3, stride=stride, groups=channels, activation=relu)
         layers.append(ConvBlock(*depthwise, *_conv(channels, outputs, 1, activation=relu)))
@@ -77,20 +76,25 @@ def mobilenet_v1(width: float = 1.0, *, tail: Tail = "stride2") -> Trunk:
 @BACKBONES.register("mobilenet_v2")
 def mobilenet_v2(width: float = 1.0, *, tail: Tail = "stride2") -> Trunk:
     """MobileNetV2 up to its 320 channels; tail="stride1": last halving left out, the 1x1 to 1280 put in."""
-    channels = scaled(32, width)
+    channels = _depth(32, width)
     layers: list[nn.Module] = [ConvBlock(*_conv(3, channels, 3, stride=2))]
     depths = [channels]
     for expansion, full, count, first in _V2:
-        outputs = scaled(full, width)
+        outputs = _depth(full, width)
         for index in range(count):
             stride = first if index == 0 and not (tail == "stride1" and full == 160) else 1
             layers.append(InvertedResidual(channels, outputs, stride, expansion))
             channels = outputs
             depths.append(channels)
     if tail == "stride1":
-        layers.append(ConvBlock(*_conv(channels, max(1280, scaled(1280, width)), 1)))
-        depths.append(max(1280, scaled(1280, width)))
+        layers.append(ConvBlock(*_conv(channels, max(1280, _depth(1280, width)), 1)))
+        depths.append(max(1280, _depth(1280, width)))
     return Trunk(tuple(layers), tuple(depths))
+
+
+def _depth(channels: int, width: float) -> int:
+    """A channel count times the multiplier, rounded down, at least 8, as TensorFlow has it."""
+    return channels if width == 1 else max(8, int(channels * width))
 
 
 def _conv(
