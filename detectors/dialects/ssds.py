@@ -1,4 +1,4 @@
-"""ssds.pytorch v0.3.1: eight detectors over its backbones, all under `base.N`, `norm`, `extras`, `loc`, `conf`."""
+"""ssds.pytorch v0.3.1: eight detectors over its backbones (`base`), with `norm`, `extras`, `loc`, `conf`."""
 
 import re
 from collections.abc import Iterable

@@ -96,18 +96,6 @@ def depthwise_block(inputs: int, outputs: int, stride: int, padding: int) -> lis
     ]
 
 
-def head_of(inputs: int, outputs: int, separable: bool) -> nn.Module:
-    """A predictor on a map: one 3x3 convolution, or depthwise 3x3, batch norm, ReLU6 and 1x1."""
-    if not separable:
-        return nn.Conv2d(inputs, outputs, 3, padding=1)
-    return nn.Sequential(
-        nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False),
-        nn.BatchNorm2d(inputs),
-        nn.ReLU6(inplace=True),
-        nn.Conv2d(inputs, outputs, 1),
-    )
-
-
 def initialise(network: nn.Module) -> None:
     """Initial weights: He's (2015) before a batch norm's ReLU, Xavier's elsewhere as ssd.pytorch does.
 

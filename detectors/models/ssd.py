@@ -10,9 +10,18 @@ from detectors.errors import ConfigError
 from detectors.models import DETECTORS
 from detectors.models.backbones import Backbone, Trunk
 from detectors.models.base import Detector, HeadMaps
-from detectors.models.layers import L2Norm, conv_block, depthwise_block, head_of, initialise, scaled
+from detectors.models.heads import heads, predict
+from detectors.models.layers import L2Norm, conv_block, depthwise_block, initialise, scaled
 from detectors.models.layouts import (
-    SSD300, TAPS, Boxes, Colours, Source, anchors_of, normalise_of, tapped, trunk_of,
+    SSD300,
+    TAPS,
+    Boxes,
+    Colours,
+    Source,
+    anchors_of,
+    normalise_of,
+    tapped,
+    trunk_of,
 )  # fmt: skip
 from detectors.types import DetectorSpec
 
@@ -60,11 +69,7 @@ class SSDNetwork(nn.Module):
             depths.append(depth)
             ends.append(len(self.extras) - 1)
         self.ends = frozenset(ends)
-        cells = [level.per_cell for level in anchors.levels]
-        self.loc = nn.ModuleList(head_of(d, n * 4, separable) for d, n in zip(depths, cells, strict=True))
-        self.conf = nn.ModuleList(
-            head_of(d, n * outputs, separable) for d, n in zip(depths, cells, strict=True)
-        )
+        self.loc, self.conf = heads(depths, anchors, outputs, separable=separable)
         initialise(self)
 
     def forward(self, x: Tensor) -> HeadMaps:
@@ -76,7 +81,7 @@ class SSDNetwork(nn.Module):
             x = block(x)
             if index in self.ends:
                 maps.append(x)
-        return [(conf(m), loc(m)) for m, conf, loc in zip(maps, self.conf, self.loc, strict=True)]
+        return predict(maps, self.loc, self.conf)
 
 
 def dense_map(channels: int, kernel: int, stride: int, padding: int, *, bn: bool = False) -> ExtraMap:

@@ -57,17 +57,16 @@ class InvertedResidual(ConvBlock):
 @BACKBONES.register("mobilenet_v1")
 def mobilenet_v1(width: float = 1.0, *, tail: Tail = "stride2") -> Trunk:
     """MobileNetV1 without its classifier; tail="stride1": its last halving and last block left out."""
-    relu = nn.ReLU if tail == "stride1" else nn.ReLU6
     channels = _depth(32, width)
-    layers: list[nn.Module] = [ConvBlock(*_conv(3, channels, 3, stride=2, activation=relu))]
+    layers: list[nn.Module] = [ConvBlock(*_conv(3, channels, 3, stride=2, activation=nn.ReLU))]
     depths = [channels]
     for index, (full, stride) in enumerate(_V1):
         if tail == "stride1" and index == 12:
             break
         outputs = _depth(full, width)
         stride = 1 if tail == "stride1" and index == 11 else stride
-        depthwise = _conv(channels, channels, 3, stride=stride, groups=channels, activation=relu)
-        layers.append(ConvBlock(*depthwise, *_conv(channels, outputs, 1, activation=relu)))
+        depthwise = _conv(channels, channels, 3, stride=stride, groups=channels, activation=nn.ReLU)
+        layers.append(ConvBlock(*depthwise, *_conv(channels, outputs, 1, activation=nn.ReLU)))
         channels = outputs
         depths.append(channels)
     return Trunk(tuple(layers), tuple(depths))
@@ -77,7 +76,9 @@ def mobilenet_v1(width: float = 1.0, *, tail: Tail = "stride2") -> Trunk:
 def mobilenet_v2(width: float = 1.0, *, tail: Tail = "stride2") -> Trunk:
     """MobileNetV2 up to its 320 channels; tail="stride1": last halving left out, the 1x1 to 1280 put in."""
     channels = _depth(32, width)
-    layers: list[nn.Module] = [ConvBlock(*_conv(3, channels, 3, stride=2))]
+    # ssds.pytorch shares the first convolution of the two networks, with its plain ReLU.
+    first_relu = nn.ReLU6 if tail == "stride1" else nn.ReLU
+    layers: list[nn.Module] = [ConvBlock(*_conv(3, channels, 3, stride=2, activation=first_relu))]
     depths = [channels]
     for expansion, full, count, first in _V2:
         outputs = _depth(full, width)
