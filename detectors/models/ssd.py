@@ -8,14 +8,13 @@ from torch import Tensor, nn
 from detectors.anchors import AnchorSpec
 from detectors.errors import ConfigError
 from detectors.models import DETECTORS
-from detectors.models.backbones import Backbone, Trunk
+from detectors.models.backbones import Backbone
 from detectors.models.base import Detector, HeadMaps
 from detectors.models.heads import heads, predict
 from detectors.models.layers import L2Norm, conv_block, depthwise_block, initialise, scaled
 from detectors.models.layouts import (
     SSD300,
     TAPS,
-    Boxes,
     Colours,
     Source,
     anchors_of,
@@ -107,10 +106,11 @@ def lite_map(channels: int, stride: int, padding: int) -> ExtraMap:
 
 
 @DETECTORS.register("ssd")
+@DETECTORS.register("ssd_lite")
 def ssd(
     spec: DetectorSpec,
     *,
-    backbone: str = "vgg16",
+    backbone: str | None = None,
     size: tuple[int, int] = (300, 300),
     width: float = 1.0,
     layout: Literal["ssds", "tencent"] = "ssds",
@@ -123,11 +123,11 @@ def ssd(
     head: Literal["dense", "separable"] = "dense",
     colours: Colours | None = None,
 ) -> Detector:
-    """SSD over any backbone, in the layout of ssds.pytorch or of the 2018 pruning tool.
+    """SSD over any backbone, in ssds.pytorch's layout; ssd_lite has depthwise further maps.
 
     Args:
         spec: name, classes and options.
-        backbone: VGG16, a ResNet, a MobileNet or a Darknet.
+        backbone: VGG16, a ResNet, a MobileNet or a Darknet; None: vgg16, for ssd_lite mobilenet_v2.
         size: (height, width) of the input, pixels.
         width: multiplier on every channel count.
         layout: "tencent": the taps, last stage and default boxes of the 2018 pruning tool.
@@ -137,48 +137,30 @@ def ssd(
         steps: between cells, pixels; None: published at the published size, else input / map.
         aspect_ratios: of each map; None: published.
         clip: cut the default boxes to the image.
-        head: "separable": a depthwise 3x3 and a 1x1 convolution.
+        head: "separable": a depthwise 3x3 and a 1x1 convolution (MobileNetV2, section 6.2); the published
+            lite files have dense heads.
         colours: what the weights expect of the image; None: what the layout's published weights do.
     """
-    taps, boxes = TAPS.get(backbone, ((0, 0), SSD300))
-    options: dict[str, str] = {}
-    known = list(_TENCENT if layout == "tencent" else TAPS)
-    if layout == "tencent" and backbone in _TENCENT:
-        (taps, options), boxes = _TENCENT[backbone], SSD300
-    trunk = trunk_of(spec.name, backbone, width, known, **options)
-    layers = layers or (*taps, *_further(boxes))
+    lite = spec.name == "ssd_lite"
+    backbone = backbone or ("mobilenet_v2" if lite else "vgg16")
+    tencent = layout == "tencent"
+    options = _TENCENT[backbone][1] if tencent and backbone in _TENCENT else {}
+    trunk = trunk_of(spec.name, backbone, width, list(_TENCENT if tencent else TAPS), **options)
+    taps, boxes = (_TENCENT[backbone][0], SSD300) if tencent else TAPS[backbone]
+    # From maps at stride 16 on every further map is halved; from stride 8 on the last two shrink by 2.
+    last = ("", "") if boxes.steps[0] == 8 else ("S", "S")
+    layers = layers or (*taps, "S", "S", *last)
+    depths = depths or (0, 0, 512, 256, 256, 128 if lite else 256)
+    extras = _extras(spec.name, layers, depths, width, lite=lite)
     anchors = anchors_of(spec.name, boxes, size, len(layers), sizes, steps, aspect_ratios, clip=clip)
-    extras = _extras(spec.name, layers, depths or (0, 0, 512, 256, 256, 256), width, lite=False)
-    colours = colours or ("caffe" if layout == "tencent" else "ssds")
-    return _assemble(spec, trunk, layers, extras, anchors, size, head, colours)
-
-
-@DETECTORS.register("ssd_lite")
-def ssd_lite(
-    spec: DetectorSpec,
-    *,
-    backbone: str = "mobilenet_v2",
-    size: tuple[int, int] = (300, 300),
-    width: float = 1.0,
-    layers: tuple[Source, ...] | None = None,
-    depths: tuple[int, ...] | None = None,
-    sizes: tuple[float, ...] | None = None,
-    steps: tuple[float, ...] | None = None,
-    aspect_ratios: tuple[tuple[float, ...], ...] | None = None,
-    clip: bool = True,
-    head: Literal["dense", "separable"] = "dense",
-    colours: Colours = "ssds",
-) -> Detector:
-    """SSD with depthwise further maps (MobileNetV2, section 6.2), as ssds.pytorch has it: with dense heads.
-
-    Args as `ssd`.
-    """
-    taps, boxes = TAPS.get(backbone, ((0, 0), SSD300))
-    trunk = trunk_of(spec.name, backbone, width, list(TAPS))
-    layers = layers or (*taps, *_further(boxes))
-    anchors = anchors_of(spec.name, boxes, size, len(layers), sizes, steps, aspect_ratios, clip=clip)
-    extras = _extras(spec.name, layers, depths or (0, 0, 512, 256, 256, 128), width, lite=True)
-    return _assemble(spec, trunk, layers, extras, anchors, size, head, colours)
+    network = SSDNetwork(
+        Backbone(trunk, tapped(spec.name, layers)),
+        extras,
+        1 + len(spec.classes),
+        anchors,
+        separable=head == "separable",
+    )
+    return Detector(spec, network, anchors, size, normalise_of(colours or ("caffe" if tencent else "ssds")))
 
 
 def _extras(
@@ -199,28 +181,3 @@ def _extras(
             lite_map(channels, stride, padding) if lite else dense_map(channels, 3, stride, padding)
         )
     return extras
-
-
-def _further(boxes: Boxes) -> tuple[Source, ...]:
-    """The published further maps below maps from stride 8, as in SSD300, or from stride 16."""
-    return ("S", "S", "", "") if boxes.steps[0] == 8 else ("S", "S", "S", "S")
-
-
-def _assemble(
-    spec: DetectorSpec,
-    trunk: Trunk,
-    layers: Sequence[Source],
-    extras: Sequence[ExtraMap],
-    anchors: AnchorSpec,
-    size: tuple[int, int],
-    head: str,
-    colours: Colours,
-) -> Detector:
-    network = SSDNetwork(
-        Backbone(trunk, tapped(spec.name, layers)),
-        extras,
-        1 + len(spec.classes),
-        anchors,
-        separable=head == "separable",
-    )
-    return Detector(spec, network, anchors, size, normalise_of(colours))
