@@ -13,16 +13,17 @@ def ssds(state: State) -> Iterable[Layout]:
     """Files of `ssds.pytorch/experiments`, published for VOC and COCO with the same default boxes."""
     if "loc.0.weight" not in state or "L2Norm.weight" in state:
         return
-    for family in families(state):
-        for backbone, width in backbones(state):
+    for backbone, width in backbones(state):
+        for family in families(state, backbone):
             options = {"backbone": backbone} | ({"width": width} if width != 1 else {})
             yield Layout(family, options, key_of(family))
 
 
-def families(state: State) -> list[str]:
+def families(state: State, backbone: str) -> list[str]:
     """The detectors that the keys outside of the backbone may belong to."""
     if any(key.startswith("transforms.") for key in state):
-        return ["fssd", "fssd_lite"]
+        # One network under two names; the lite one was published over the MobileNets.
+        return ["fssd_lite" if backbone.startswith("mobilenet") else "fssd"]
     if any(key.startswith("norm.branch") for key in state):
         return ["rfb_lite"]
     if any(key.startswith("norm.0.branch") for key in state):

@@ -57,13 +57,13 @@ class RFBBlock(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, branches: dict[str, nn.Sequential], stride: int, *, project: bool
+        self, inputs: int, outputs: int, branches: dict[str, list[BasicConv]], stride: int, *, project: bool
     ) -> None:
         super().__init__()
         self.names = tuple(branches)
         joined = 0
         for name, branch in branches.items():
-            self.add_module(name, branch)
+            self.add_module(name, nn.Sequential(*branch))
             joined += branch[-1].conv.out_channels
         self.ConvLinear = BasicConv(joined, outputs, relu=False)
         self.shortcut = BasicConv(inputs, outputs, stride=stride, relu=False) if project else nn.Identity()
@@ -83,55 +83,55 @@ def _dilated(channels: int, dilation: int) -> BasicConv:
 
 def rfb_s(inputs: int, *, project: bool) -> RFBBlock:
     """RFB-s for the finest map (figure 4b): asymmetric kernels, dilations 1, 3, 3 and 5."""
-    n = inputs // 4
+    n = max(1, inputs // 4)
+    half, wide = max(1, n // 2), 3 * max(1, n // 4)
     branches = {
-        "branch0": nn.Sequential(BasicConv(inputs, n), _dilated(n, 1)),
-        "branch1": nn.Sequential(BasicConv(inputs, n), BasicConv(n, n, (3, 1)), _dilated(n, 3)),
-        "branch2": nn.Sequential(BasicConv(inputs, n), BasicConv(n, n, (1, 3)), _dilated(n, 3)),
-        "branch3": nn.Sequential(
-            BasicConv(inputs, n // 2),
-            BasicConv(n // 2, n // 4 * 3, (1, 3)),
-            BasicConv(n // 4 * 3, n, (3, 1)),
+        "branch0": [BasicConv(inputs, n), _dilated(n, 1)],
+        "branch1": [BasicConv(inputs, n), BasicConv(n, n, (3, 1)), _dilated(n, 3)],
+        "branch2": [BasicConv(inputs, n), BasicConv(n, n, (1, 3)), _dilated(n, 3)],
+        "branch3": [
+            BasicConv(inputs, half),
+            BasicConv(half, wide, (1, 3)),
+            BasicConv(wide, n, (3, 1)),
             _dilated(n, 5),
-        ),
+        ],
     }
     return RFBBlock(inputs, inputs, branches, 1, project=project)
 
 
 def rfb_block(inputs: int, outputs: int, stride: int) -> RFBBlock:
     """RFB with two branches, of dilations 3 and 5, as ssds.pytorch builds it."""
-    n = inputs // 8
+    n = max(1, inputs // 8)
+    wide = 3 * max(1, n // 2)
     branches = {
-        "branch0": nn.Sequential(
-            BasicConv(inputs, n), BasicConv(n, 2 * n, (3, 3), stride=stride), _dilated(2 * n, 3)
-        ),
-        "branch1": nn.Sequential(
+        "branch0": [BasicConv(inputs, n), BasicConv(n, 2 * n, (3, 3), stride=stride), _dilated(2 * n, 3)],
+        "branch1": [
             BasicConv(inputs, n),
-            BasicConv(n, n // 2 * 3, (3, 3)),
-            BasicConv(n // 2 * 3, 2 * n, (3, 3), stride=stride),
+            BasicConv(n, wide, (3, 3)),
+            BasicConv(wide, 2 * n, (3, 3), stride=stride),
             _dilated(2 * n, 5),
-        ),
+        ],
     }
     return RFBBlock(inputs, outputs, branches, stride, project=True)
 
 
 def rfb_lite_block(inputs: int, outputs: int, stride: int) -> RFBBlock:
     """RFB-Lite's block for a further map: one branch of asymmetric kernels, one of 3x3."""
-    n = inputs // 8
-    wide = n // 2 * 3
+    n = max(1, inputs // 8)
+    wide = 3 * max(1, n // 2)
     branches = {
-        "branch1": nn.Sequential(
+        "branch1": [
             BasicConv(inputs, n),
             BasicConv(n, wide, (1, 3)),
             BasicConv(wide, wide, (3, 1), stride=stride),
             _dilated(wide, 3),
-        ),
-        "branch2": nn.Sequential(
+        ],
+        "branch2": [
             BasicConv(inputs, n),
             BasicConv(n, wide, (3, 3)),
             BasicConv(wide, wide, (3, 3), stride=stride),
             _dilated(wide, 5),
-        ),
+        ],
     }
     return RFBBlock(inputs, outputs, branches, stride, project=stride > 1 or inputs != outputs)
 

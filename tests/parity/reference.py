@@ -55,12 +55,37 @@ def compare(path: str | Path) -> Comparison:
         return Comparison(pack["name"], {}, str(error))
 
 
+def published_in(pack: dict[str, Any]) -> Published:
+    """What a pack's description, or else its keys and shapes, say it is, with its weights under our keys.
+
+    Raises CheckpointError for keys of no known network.
+    """
+    # Without outputs to compare, shapes are enough.
+    with torch.device("cpu" if "outputs" in pack else "meta"):
+        state = filled(pack) if "outputs" in pack else shapes(pack)
+    return _described(pack["model"], state) if "model" in pack else dialects.recognise(state, pack["name"])
+
+
+def shapes(pack: dict[str, Any]) -> dict[str, Tensor]:
+    """A pack's state dict without data."""
+    return {key: torch.empty(entry["shape"], device="meta") for key, entry in pack["keys"].items()}
+
+
 def detector_of(pack: dict[str, Any]) -> Detector:
     """Our detector with a pack's weights; raises CheckpointError unless keys and shapes are the pack's."""
-    state = filled(pack)
-    found = _described(pack["model"], state) if "model" in pack else dialects.recognise(state, pack["name"])
+    found = published_in(pack)
     detector = build(found.name, [f"class {k}" for k in range(found.classes)], **found.options)
-    fill(detector.network, found.state, pack["name"])
+    if "outputs" in pack:
+        fill(detector.network, found.state, pack["name"])
+    else:
+        own = {key: value.shape for key, value in detector.network.state_dict().items()}
+        theirs = {key: value.shape for key, value in found.state.items()}
+        if own != theirs:
+            odd = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
+            raise ValueError(f"{odd[0]} is {theirs.get(odd[0])} there and {own.get(odd[0])} here")
+    count = sum(p.numel() for p in detector.parameters())
+    if not found.unused and count != pack["parameters"]:
+        raise ValueError(f"{count} parameters, the original has {pack['parameters']}")
     return detector.eval()
 
 
@@ -109,50 +134,41 @@ def _boxes(model: dict[str, Any]) -> dict[str, Any]:
 
 def _differences(pack: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, float]:
     detector = detector_of(pack)
-    count = sum(p.numel() for p in detector.parameters())
-    unused = sum(int(np.prod(e["shape"])) for key, e in pack["keys"].items() if key.startswith("base.13."))
-    if pack["name"] == "m1":  # its last block is built and never run, so that we leave it out
-        count += unused - sum(2 * e["shape"][0] + 1 for e in ()) if False else 0
-    if count != pack["parameters"] and pack["name"] != "m1":
-        raise ValueError(f"{count} parameters, the original has {pack['parameters']}")
     found: dict[str, float] = {}
     if "priors" in pack:
-        wanted = [detector.anchors.mean(), detector.anchors.std(), detector.anchors.abs().max()]
-        if list(detector.anchors.shape) != pack["priors"]["shape"]:
-            raise ValueError(f"{len(detector.anchors)} priors, the original has {pack['priors']['shape'][0]}")
-        keys = ("mean", "std", "absmax")
-        found["priors"] = max(abs(float(w) - pack["priors"][k]) for w, k in zip(wanted, keys, strict=True))
-    if not arrays:
+        found["priors"] = _priors(detector.anchors, pack["priors"])
+    if "outputs" not in pack:
         return found
     with torch.no_grad():
         outputs = tensors_of(detector, network_input(pack))
-    for name, tensor in outputs.items():
-        for key in names_of(name, pack, arrays):
-            found[key] = difference(tensor, arrays[key])
+    for key, shape in ((key, entry["shape"]) for key, entry in pack["outputs"].items()):
+        if key.startswith("pruned_"):
+            continue
+        name = key if key in outputs else list(outputs)[int(key.removeprefix("out"))]
+        if list(outputs[name].shape) != shape:
+            raise ValueError(f"{key} is {list(outputs[name].shape)}, the original's is {shape}")
+        found[key] = difference(outputs[name], arrays[key])
     if "priors" in arrays:
         found["priors"] = float(abs(sampled(detector.anchors) - arrays["priors"]).max())
     return found
 
 
+def _priors(anchors: Tensor, expected: dict[str, Any]) -> float:
+    """The largest difference of mean, standard deviation and largest magnitude."""
+    if list(anchors.shape) != expected["shape"]:
+        raise ValueError(f"{len(anchors)} priors, the original has {expected['shape'][0]}")
+    pairs = (
+        (anchors.mean(), expected["mean"]), (anchors.std(), expected["std"]),
+        (anchors.abs().max(), expected["absmax"]),
+    )  # fmt: skip
+    return max(abs(float(got) - want) for got, want in pairs)
+
+
 def tensors_of(detector: Detector, images: Tensor) -> dict[str, Tensor]:
-    """The raw outputs of a network, by the names that the packs give them, and the priors."""
+    """The raw outputs of a network and its priors, in the order and by the names of the packs."""
     outputs = detector.outputs(detector.network(images))._asdict()
-    names = {"deltas": "loc", "logits": "conf"}
-    if len(outputs) > 2:
-        names = {"deltas": "odm_loc", "logits": "odm_conf", "arm_deltas": "arm_loc", "arm_logits": "arm_conf"}
-    return {names[key]: value for key, value in outputs.items()} | {"priors": detector.anchors}
-
-
-def names_of(name: str, pack: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[str]:
-    """The arrays of a pack that an output is compared with; the 2018 tool's are numbered."""
-    numbered = {
-        2: ["loc", "conf", "priors"],
-        4: ["arm_loc", "arm_conf", "odm_loc", "odm_conf", "priors"],
-    }
-    if name in arrays:
-        return [name] if name != "priors" else []
-    if "out0" in arrays:
-        order = numbered[4 if "out3" in arrays else 2]
-        key = f"out{order.index(name)}"
-        return [key] if key in arrays else []
-    return []
+    names = {"arm_deltas": "arm_loc", "arm_logits": "arm_conf", "deltas": "loc", "logits": "conf"}
+    if "arm_deltas" in outputs:
+        names |= {"deltas": "odm_loc", "logits": "odm_conf"}
+    named = {theirs: outputs[ours] for ours, theirs in names.items() if ours in outputs}
+    return named | {"priors": detector.anchors}
