@@ -29,7 +29,7 @@ Size = tuple[int, int]
 Norm = Literal["frozen", "batch"]
 
 # Below it the last 3x3 convolution of SSD300, which is not padded, has no 3 x 3 cells to read.
-_LEAST_SSD = 261
+_LEAST_SSD = 268
 
 
 @DETECTORS.register("torchvision_ssd300_vgg16")
@@ -42,7 +42,8 @@ def ssd300_vgg16(spec: DetectorSpec, *, size: Size = (300, 300)) -> SSDGuest:
     """
     if min(size) < _LEAST_SSD:
         raise ConfigError(
-            f"{spec.name}: size={list(size)} is too small for its last map; each side needs {_LEAST_SSD} pixels"
+            f"{spec.name}: size={list(size)} is too small for its last map; "
+            f"each side needs {_LEAST_SSD} pixels"
         )
     model = _initial(detection.ssd300_vgg16, spec)
     model.backbone = VGGFeatures(model.backbone)

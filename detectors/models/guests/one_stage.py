@@ -31,6 +31,8 @@ class Guest(Detector):
         postprocess: torchvision's thresholds for this model.
     """
 
+    network: GuestNetwork
+
     def __init__(
         self,
         spec: DetectorSpec,

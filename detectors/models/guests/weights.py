@@ -30,7 +30,7 @@ _SIGNS = (
 _WITHOUT_EPS = ("torchvision_retinanet_resnet50_fpn", "torchvision_fasterrcnn_resnet50_fpn")
 _EPS = 1e-5  # of the frozen batch norms here
 
-# Keys of files older than torchvision 0.14, which had no Sequential around each convolution.
+# Keys of files from before torchvision put a Sequential around each convolution of pyramid and heads.
 _OLD_FPN = re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$")
 _OLD_RPN = re.compile(r"^(rpn\.head\.conv)\.(weight|bias)$")
 _OLD_RETINA = re.compile(r"^(head\.(?:classification|regression)_head\.conv)\.(\d+)\.(weight|bias)$")
@@ -61,9 +61,10 @@ def network_state(
 ) -> dict[str, Tensor]:
     """A file's tensors under the keys of a guest's `network`.
 
-    Keys get the prefix `model.`; those of files before torchvision 0.14 are brought up to date; SSD's
-    `backbone.scale_weight` is `model.backbone.norm.weight`. Of the 91 columns of a COCO file those of the
-    given classes are taken, by name. Frozen batch norms of another epsilon are rescaled to the same function.
+    Keys get the prefix `model.`; those of torchvision's older layers, which published files have, are brought
+    up to date; SSD's `backbone.scale_weight` is `model.backbone.norm.weight`. Of the 91 columns of a COCO
+    file those of the given classes are taken, by name. Frozen batch norms of another epsilon are rescaled to
+    the same function.
 
     Args:
         name: registered name of the guest.
@@ -118,9 +119,8 @@ def _chosen(held: int, classes: Sequence[str]) -> list[int] | None:
         raise CheckpointError(f"the file is of {held} classes, but {len(classes)} names were given")
     for one in classes:
         if one not in COCO_CLASSES:
-            raise CheckpointError(
-                f"the file has COCO's 80 classes, and {one!r} is none of them{did_you_mean(one, COCO_CLASSES)}"
-            )
+            hint = did_you_mean(one, COCO_CLASSES)
+            raise CheckpointError(f"the file has COCO's 80 classes, and {one!r} is none of them{hint}")
     return [0, *(COCO_COLUMNS.index(one) for one in classes)]
 
 
