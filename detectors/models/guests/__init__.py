@@ -13,6 +13,7 @@ from torchvision.models import detection
 
 from detectors.errors import ConfigError
 from detectors.models import DETECTORS
+from detectors.models.base import checked_map_sizes
 from detectors.models.guests.networks import (
     DefaultBoxNetwork,
     PyramidNetwork,
@@ -28,9 +29,6 @@ from detectors.types import DetectorSpec
 Size = tuple[int, int]
 Norm = Literal["frozen", "batch"]
 
-# Below it the last 3x3 convolution of SSD300, which is not padded, has no 3 x 3 cells to read.
-_LEAST_SSD = 268
-
 
 @DETECTORS.register("torchvision_ssd300_vgg16")
 def ssd300_vgg16(spec: DetectorSpec, *, size: Size = (300, 300)) -> SSDGuest:
@@ -40,11 +38,6 @@ def ssd300_vgg16(spec: DetectorSpec, *, size: Size = (300, 300)) -> SSDGuest:
         spec: name and classes.
         size: (height, width) of the input; of another than 300 x 300 the default boxes are spread evenly.
     """
-    if min(size) < _LEAST_SSD:
-        raise ConfigError(
-            f"{spec.name}: size={list(size)} is too small for its last map; "
-            f"each side needs {_LEAST_SSD} pixels"
-        )
     model = _initial(detection.ssd300_vgg16, spec)
     model.backbone = VGGFeatures(model.backbone)
     if tuple(size) != (300, 300):
@@ -140,7 +133,10 @@ def _initial(builder: Callable[..., nn.Module], spec: DetectorSpec, **settings: 
 
 
 def _default_boxes(spec: DetectorSpec, model: Any, size: Size) -> SSDGuest:
-    return SSDGuest(spec, DefaultBoxNetwork(model), _checked(spec, size), _thresholds(model))
+    network = DefaultBoxNetwork(model)
+    # SSD's last convolutions are not padded, and run out of cells.
+    checked_map_sizes(spec.name, network, _checked(spec, size))
+    return SSDGuest(spec, network, size, _thresholds(model))
 
 
 def _pyramid(spec: DetectorSpec, model: Any, size: Size, norm: Norm) -> PyramidGuest:

@@ -12,10 +12,10 @@ import compress
 import detectors
 from compress.cost import cost_of
 from compress.recalibrate import batch_norm_statistics
+from detectors.dialects.torchvision import COCO_CLASSES, COCO_COLUMNS, key_of, name_of, picked, rescaled
 from detectors.errors import CheckpointError, ConfigError
 from detectors.models import DETECTORS, build
 from detectors.models.guests.networks import FrozenBatchNorm
-from detectors.models.guests.weights import COCO_CLASSES, COCO_COLUMNS, guest_name, network_state
 from detectors.types import Target
 
 CLASSES = ("cat", "dog", "owl")
@@ -74,9 +74,15 @@ def original(name, classes=4, size=(64, 100)):
     return model.eval()
 
 
-def filled(name, model, classes=CLASSES, **options):
-    found = guest(name, classes, **options)
-    found.network.load_state_dict(network_state(name, model.state_dict(), classes))
+def ours(name, model, eps=None):
+    """The model's tensors under our keys."""
+    state = {key_of(name, key): value for key, value in model.state_dict().items()}
+    return rescaled(state, eps=(0.0 if name in NO_EPS else 1e-5) if eps is None else eps)
+
+
+def filled(name, model, **options):
+    found = guest(name, **options)
+    found.network.load_state_dict(ours(name, model))
     return found
 
 
@@ -158,11 +164,10 @@ def test_a_frozen_batch_norm_is_the_same_function(name):
 
 def test_the_epsilon_of_a_file_matters_and_can_be_named():
     model = original(RETINANET)
-    other = network_state(RETINANET, model.state_dict(), CLASSES, norm_eps=1e-5)
     key = "backbone.body.bn1.weight"
-    assert torch.equal(other[f"model.{key}"], model.state_dict()[key])
-    published = network_state(RETINANET, model.state_dict(), CLASSES)[f"model.{key}"]
-    assert torch.allclose(published[0], other[f"model.{key}"][0] * (4 / 3) ** 0.5)
+    same, published = (ours(RETINANET, model, eps)[f"model.{key}"] for eps in (1e-5, 0.0))
+    assert torch.equal(same, model.state_dict()[key])
+    assert torch.allclose(published[0], same[0] * (4 / 3) ** 0.5)
 
 
 def test_training_leaves_frozen_statistics_alone_and_measuring_does_not():
@@ -181,61 +186,17 @@ def test_training_leaves_frozen_statistics_alone_and_measuring_does_not():
 def test_batch_norm_can_be_trained_instead():
     found = guest(FCOS, norm="batch")
     assert not any(isinstance(one, FrozenBatchNorm) for one in found.modules())
-    state = network_state(FCOS, original(FCOS).state_dict(), CLASSES)
-    found.network.load_state_dict(state)
-    assert torch.equal(
-        found.network.state_dict()["model.backbone.body.bn1.running_var"][:1], torch.tensor([3e-5])
-    )
-
-
-@pytest.mark.parametrize("name", [SSDLITE, RETINANET, FCOS, FASTER_MOBILE])
-def test_the_columns_of_a_coco_file_are_found_by_name(name):
-    model = original(name, classes=91)
-    chosen = ("zebra", "person", "hair drier")
-    found = filled(name, model, chosen)
-    columns = [0, *(COCO_COLUMNS.index(one) for one in chosen)]
-    assert columns == [0, 24, 1, 89]
-    with torch.no_grad():
-        if name == FASTER_MOBILE:
-            crops = torch.rand(2, 1024)
-            logits, deltas = model.roi_heads.box_predictor(crops)
-            ours, boxes = found.model.roi_heads.box_predictor(crops)
-            assert torch.allclose(boxes.view(2, 4, 4), deltas.view(2, 91, 4)[:, columns], atol=1e-6)
-        else:
-            images = found.network.padded(found.normalise(image(name)))
-            logits = model.head(list(model.backbone(images).values()))["cls_logits"]
-            ours = torch.cat(found.heads(found(image(name)))["cls_logits"], dim=1)
-        assert torch.allclose(ours, logits[..., columns], rtol=1e-4, atol=1e-4)
-
-
-def test_all_eighty_classes_of_coco_and_their_own_number_fit():
-    state = original(SSDLITE, classes=91).state_dict()
-    assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == 80
-    key = "model.head.classification_head.module_list.0.1.weight"
-    assert len(network_state(SSDLITE, state, COCO_CLASSES)[key]) == 6 * 81
-    every = [f"place {number}" for number in range(1, 91)]
-    assert torch.equal(network_state(SSDLITE, state, every)[key], state[key.removeprefix("model.")])
-
-
-@pytest.mark.parametrize(
-    ("classes", "names", "message"),
-    [
-        (4, ("cat", "dog"), "the file is of 3 classes, but 2 names were given"),
-        (91, ("cat", "dgo"), "the file has COCO's 80 classes, and 'dgo' is none of them; did you mean dog"),
-        (91, ("N/A",), "'N/A' is none of them"),
-    ],
-)
-def test_classes_that_a_file_does_not_have_are_one_clear_error(classes, names, message):
-    with torch.device("meta"):
-        state = original(SSDLITE, classes).state_dict()
-    with pytest.raises(CheckpointError, match=message):
-        network_state(SSDLITE, state, names)
+    model = original(FCOS)
+    found.network.load_state_dict(ours(FCOS, model))
+    x = torch.randn(2, 64, 5, 5)
+    wanted, got = model.backbone.body.bn1(x), found.model.backbone.body.bn1(x)
+    assert torch.allclose(got, wanted, atol=1e-6)
 
 
 def older(name, state):
     """The state dict as torchvision wrote it when the published files were made."""
 
-    def key_of(key):
+    def key_then(key):
         for part in ("inner_blocks", "layer_blocks"):
             for level in range(4):
                 key = key.replace(f"backbone.fpn.{part}.{level}.0.", f"backbone.fpn.{part}.{level}.")
@@ -244,28 +205,95 @@ def older(name, state):
                 key = key.replace(f"_head.conv.{layer}.0.", f"_head.conv.{2 * layer}.")
         return key.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
 
-    return {key_of(key): value for key, value in state.items()}
+    return {key_then(key): value for key, value in state.items()}
 
 
 @pytest.mark.parametrize("name", GUESTS)
-def test_files_old_and_new_tell_their_name_and_fit(name):
-    state = original(name).state_dict()
+def test_files_old_and_new_tell_their_name(name):
+    with torch.device("meta"):
+        state = original(name).state_dict()
     before = older(name, state)
     assert (before.keys() == state.keys()) == (name in (SSD, SSDLITE))
-    assert guest_name(state) == guest_name(before) == name
-    new, old = network_state(name, state, CLASSES), network_state(name, before, CLASSES)
-    assert new.keys() == old.keys()
-    assert all(torch.equal(new[key], old[key]) for key in new)
-    counts = {key for key in guest(name).network.state_dict() if key.endswith("num_batches_tracked")}
-    assert guest(name).network.state_dict().keys() - counts == new.keys() - counts
+    assert name_of(state) == name_of(before) == name
+    assert [key_of(name, key) for key in before] == [key_of(name, key) for key in state]
+
+
+@pytest.mark.parametrize("name", [SSDLITE, RETINANET, FCOS, FASTER_MOBILE])
+def test_the_file_of_a_model_loads_by_its_keys_alone(name, tmp_path):
+    model = original(name)
+    torch.save(older(name, model.state_dict()), tmp_path / "model.pth")
+    options = {} if name == SSDLITE else {"size": [64, 100]}
+    loaded = detectors.load(tmp_path / "model.pth", classes=CLASSES, **options)
+    assert (loaded.spec.name, loaded.spec.classes) == (name, CLASSES)
+    wanted = filled(name, model).state_dict()
+    state = loaded.state_dict()
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(state[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("name", [SSDLITE, RETINANET, FCOS, FASTER_MOBILE])
+def test_the_columns_of_a_coco_file_are_found_by_name(name, tmp_path):
+    model = original(name, classes=91)
+    chosen = ("zebra", "person", "hair drier")
+    torch.save(model.state_dict(), tmp_path / "coco.pth")
+    found = detectors.load(tmp_path / "coco.pth", name, chosen, size=guest(name).size)
+    columns = [0, *(COCO_COLUMNS.index(one) for one in chosen)]
+    assert columns == [0, 24, 1, 89]
+    with torch.no_grad():
+        if name == FASTER_MOBILE:
+            crops = torch.rand(2, 1024)
+            logits, deltas = model.roi_heads.box_predictor(crops)
+            mine, boxes = found.model.roi_heads.box_predictor(crops)
+            assert torch.allclose(boxes.view(2, 4, 4), deltas.view(2, 91, 4)[:, columns], atol=1e-6)
+        else:
+            images = found.network.padded(found.normalise(image(name)))
+            logits = model.head(list(model.backbone(images).values()))["cls_logits"]
+            mine = torch.cat(found.heads(found(image(name)))["cls_logits"], dim=1)
+        assert torch.allclose(mine, logits[..., columns], rtol=1e-4, atol=1e-4)
+
+
+def test_all_eighty_classes_of_coco_and_the_places_of_their_ids_fit(tmp_path):
+    model = original(SSDLITE, classes=91)
+    torch.save(model.state_dict(), tmp_path / "coco.pth")
+    assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == 80
+    key = "head.classification_head.module_list.0.1.weight"
+    eighty = detectors.load(tmp_path / "coco.pth", classes=COCO_CLASSES)
+    assert len(eighty.network.state_dict()[f"model.{key}"]) == 6 * 81
+    ninety = detectors.load(tmp_path / "coco.pth", classes=[f"place {number}" for number in range(1, 91)])
+    assert torch.equal(ninety.network.state_dict()[f"model.{key}"], model.state_dict()[key])
+    fresh = detectors.load(tmp_path / "coco.pth", classes=CLASSES, ignore_classes=True)
+    assert len(fresh.network.state_dict()[f"model.{key}"]) == 6 * 4
+    assert len(fresh.meta["left_out"]) == 2 * 6
+
+
+@pytest.mark.parametrize(
+    ("classes", "names", "message"),
+    [
+        (4, ("cat", "dog"), "model.pth is of 3 classes, but 2 names were given"),
+        (
+            91,
+            ("cat", "dgo"),
+            "model.pth: the file has COCO's 80 classes, and 'dgo' is none of them; did you mean",
+        ),
+        (91, ("N/A",), "'N/A' is none of them"),
+    ],
+)
+def test_classes_that_a_file_does_not_have_are_one_clear_error(classes, names, message, tmp_path):
+    torch.save(original(SSDLITE, classes).state_dict(), tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=message):
+        detectors.load(tmp_path / "model.pth", classes=names)
+
+
+def test_only_a_file_of_coco_is_taken_apart():
+    assert picked(ours(FCOS, original(FCOS, classes=12)), CLASSES) is None
 
 
 @pytest.mark.parametrize("builder", ["fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn"])
 def test_a_model_that_is_no_guest_is_not_taken_for_one(builder):
     with torch.device("meta"):
         model = getattr(detection, builder)(weights=None, weights_backbone=None)
-    assert guest_name(model.state_dict()) is None
-    assert guest_name(build("ssd300_vgg16", CLASSES).network.state_dict()) is None
+    assert name_of(model.state_dict()) is None
+    assert name_of(build("ssd300_vgg16", CLASSES).network.state_dict()) is None
 
 
 # The others take the same paths; each cut is proven by `compress.prune` itself.
@@ -320,7 +348,7 @@ def test_raw_outputs_of_two_stages_have_neither_loss_nor_detections():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        (SSD, {"size": [267, 300]}, r"size=\[267, 300\] is too small for its last map; each side needs 268"),
+        (SSD, {"size": [267, 300]}, r"size=\[267, 300\] does not fit its maps; \[288, 320\] does"),
         (SSDLITE, {"size": [320, 16]}, r"size=\[320, 16\] is not \[height, width\] of at least 32"),
         (FASTER, {"proposals": 0}, "proposals=0 is below 1"),
         (FCOS, {"norm": "group"}, r"norm='group' does not fit; it takes Literal\['frozen', 'batch'\]"),
