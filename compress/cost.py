@@ -89,7 +89,7 @@ def layers_of(model: nn.Module, inputs: Tensor) -> tuple[Layer, ...]:
         # A transposed convolution multiplies at each input position, everything else at each output position.
         tensor = args[0] if isinstance(module, nn.ConvTranspose2d) else output
         channels = tensor.shape[-1] if isinstance(module, nn.Linear) else tensor.shape[1]
-        positions[module] = positions.get(module, 0) + tensor.numel() // (tensor.shape[0] * channels)
+        positions[module] = positions.get(module, 0) + tensor.numel() // (inputs.shape[0] * channels)
 
     stored = [module for module in names if _stored(module)]
     hooks = [module.register_forward_hook(record) for module in stored]

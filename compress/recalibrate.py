@@ -39,7 +39,7 @@ def batch_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean: every batch counts the same
-        norm.train()
+        norm.training = True  # not train(), which a frozen batch norm ignores
     for batch in chain([first], remaining):
         model(batch)
     for norm, momentum in zip(norms, momenta, strict=True):

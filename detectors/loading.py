@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detectors import dialects
 from detectors.checkpoint import fill, is_ours, parse, plain, read, restore
@@ -165,16 +165,27 @@ def _published(
         classes = [f"class {k}" for k in range(found.classes)]
     if classes is None:
         raise CheckpointError(f"{source} does not say its {found.classes} class names; pass classes=[...]")
+    state: dict[str, Tensor] | None = found.state
     if len(classes) != found.classes:
+        state = _picked(found, classes, source)
+    if state is None:
         raise CheckpointError(
             f"{source} is of {found.classes} classes, but {len(classes)} names were given; for other classes "
             "say load.classes=ignore (in Python: ignore_classes=True), which gives the heads initial weights"
         )
     detector = build(found.name, classes, **found.options)
-    fill(detector.network, found.state, f"{source} (as {found.name})")
+    fill(detector.network, state, f"{source} (as {found.name})")
     if found.unused:
         detector.meta = {LEFT_OUT: list(found.unused)}
     return detector.eval()
+
+
+def _picked(found: dialects.Published, classes: Sequence[str], source: str) -> dict[str, Tensor] | None:
+    """The tensors of some classes of a file; None where it does not tell which are theirs."""
+    try:
+        return found.pick(found.state, classes) if found.pick is not None else None
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
 
 
 def _class_layers(detector: Detector) -> list[str]:

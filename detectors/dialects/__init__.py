@@ -1,7 +1,7 @@
 """Published weight files: the network that their keys and shapes tell, and the tensors under our keys."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,6 +15,8 @@ from detectors.registry import Registry
 State: TypeAlias = Mapping[str, Tensor]
 # A key of a published file to the key of our `network`; None for a layer that the original never runs.
 Rename: TypeAlias = Callable[[str], str | None]
+# Tensors under our keys and class names -> those of these classes; None where the file cannot be taken apart.
+Pick: TypeAlias = Callable[[State, Sequence[str]], dict[str, Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,16 @@ class Layout:
         options: builder options that give the published network.
         rename: the file's key to that of our `network`.
         by_classes: number of classes -> options that only it can tell, such as COCO's default boxes.
+        values: tensors under our keys to those that make our layers the file's.
+        pick: see `Published`.
     """
 
     name: str
     options: dict[str, Any]
     rename: Rename
     by_classes: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+    values: Callable[[State], dict[str, Tensor]] = dict
+    pick: Pick | None = None
 
 
 # A function that looks at a file's keys and shapes and gives the layouts that it may be of; [] for none.
@@ -50,6 +56,7 @@ class Published:
         classes: number of classes without the background.
         state: tensors under the keys of our `network`.
         unused: the file's keys of layers that the original never runs.
+        pick: takes some classes, by name, out of a file whose classes have names of their own.
     """
 
     name: str
@@ -57,6 +64,7 @@ class Published:
     classes: int
     state: dict[str, Tensor]
     unused: tuple[str, ...]
+    pick: Pick | None = None
 
 
 def tensors(payload: Any, path: str) -> dict[str, Tensor]:
@@ -140,7 +148,7 @@ def _published(
         options = {**options, **layout.by_classes.get(classes, {}), **given}
     renamed = {new: value for key, value in state.items() if (new := layout.rename(key)) is not None}
     unused = tuple(key for key in state if layout.rename(key) is None)
-    return Published(layout.name, options, classes, renamed, unused)
+    return Published(layout.name, options, classes, layout.values(renamed), unused, layout.pick)
 
 
 def _compare(layout: Layout, options: dict[str, Any], state: State) -> tuple[int, list[str]]:

@@ -20,20 +20,25 @@ HeadMaps = list[tuple[Tensor, Tensor]]
 
 
 class Detector(nn.Module):
-    """A single-shot detector: a network that gives head maps, and anchors that say what they mean.
+    """A network that gives head maps, and what turns them into losses and detections.
+
+    As it stands it is a single-shot detector with softmax heads, whose anchors say what the maps mean. What
+    the commands ask of every detector are the verbs `losses` and `predict` with `dense` and `network`, and
+    `spec`, `size`, `postprocess` and `meta`: a detector of another kind overrides `outputs`, `loss` and
+    `detect`, or, where proposals need the targets, `losses` and `found`, and may have no `anchors`.
 
     Args:
         spec: what rebuilds the full detector.
         network: normalised images -> for each level (class logits, box deltas), `[B, per_cell * K, h, w]`;
             `per_cell` consecutive blocks of K = 1 + num_classes, or 4, channels.
-        anchors: default boxes of the levels.
+        anchors: default boxes of the levels; None where a subclass makes its own from the maps.
         size: (height, width) of the input.
         normalise: what the network's weights expect.
 
     Attributes:
         postprocess: thresholds of `detect`; free to change.
         meta: plain data that its file carries along: `parent` is the fingerprint of what it started from.
-        anchors: `[A, 4]` float32 centre form, 0..1.
+        anchors: `[A, 4]` float32 centre form, 0..1; absent where none were given.
     """
 
     anchors: Tensor
@@ -42,7 +47,7 @@ class Detector(nn.Module):
         self,
         spec: DetectorSpec,
         network: nn.Module,
-        anchors: AnchorSpec,
+        anchors: AnchorSpec | None,
         size: tuple[int, int],
         normalise: Normalise,
     ) -> None:
@@ -53,9 +58,10 @@ class Detector(nn.Module):
         self.postprocess = PostprocessOptions()
         self.meta: dict[str, Any] = {}
         self.size = (size[0], size[1])
-        boxes = anchors.boxes(self.size, checked_map_sizes(spec.name, network, self.size))
-        # Not in the state dict: spec and size say all about them.
-        self.register_buffer("anchors", boxes, persistent=False)
+        if anchors is not None:
+            boxes = anchors.boxes(self.size, checked_map_sizes(spec.name, network, self.size))
+            # Not in the state dict: spec and size say all about them.
+            self.register_buffer("anchors", boxes, persistent=False)
 
     @property
     def num_classes(self) -> int:
@@ -95,6 +101,10 @@ class Detector(nn.Module):
         boxes = decode(outputs.deltas.float(), self.anchors)
         return [select(s, b, size, self.postprocess) for s, b, size in zip(scores, boxes, sizes, strict=True)]
 
+    def found(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """Forward and detect in one, in the mode that the detector is in: what `predict` calls."""
+        return self.detect(self(images), sizes)
+
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Forward and loss in one: what the training loop calls."""
         return self.loss(self(images), targets)
@@ -133,10 +143,10 @@ class Detector(nn.Module):
                     f"one image is [3, height, width], got {list(images.shape)}; a batch needs its sizes"
                 )
             sizes = [(images.shape[1], images.shape[2])]
-            images = resize(images, self.size)[None].to(self.anchors.device)
+            images = resize(images, self.size)[None].to(next(self.parameters()).device)
             images = images.float() / 255 if images.dtype == torch.uint8 else images
         with evaluating(self):
-            found = self.detect(self(images), sizes)
+            found = self.found(images, sizes)
         return found[0] if single else found
 
 
