@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detectors.dialects import State
 from detectors.errors import CheckpointError
@@ -35,12 +35,29 @@ def fill_backbone(backbone: nn.Module, state: State, path: str) -> dict[str, lis
             )
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"{path}: {theirs} holds values that are not finite")
-    backbone.load_state_dict({key: state[found[key]] for key in fitting}, strict=False)
-    used = {found[key] for key in fitting}
+    values = {key: state[found[key]] for key in fitting}
+    folded = _fold_biases(values, {key: state[theirs] for key, theirs in found.items() if key not in own})
+    backbone.load_state_dict(values, strict=False)
+    used = {found[key] for key in fitting | folded}
     return {
         "missing": [key for key in own if key not in fitting and not key.endswith("num_batches_tracked")],
         "left out": [key for key in state if key not in used],
     }
+
+
+def _fold_biases(values: dict[str, Tensor], homeless: State) -> set[str]:
+    """Takes biases for which we have no place into the batch norm behind them; the keys that this served.
+
+    torchvision's VGGs with batch norm have them: BN(x + b) is a BN whose mean is smaller by b.
+    """
+    folded = set()
+    for key, bias in homeless.items():
+        match = re.match(r"^features\.(\d+)\.bias$", key)
+        mean = f"features.{int(match[1]) + 1}.running_mean" if match else ""
+        if mean in values and values[mean].shape == bias.shape:
+            values[mean] = values[mean] - bias
+            folded.add(key)
+    return folded
 
 
 def _translate(state: State, rule: Callable[[str], str | None]) -> dict[str, str]:

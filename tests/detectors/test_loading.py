@@ -82,6 +82,8 @@ def test_torchvisions_mobilenet_fills_all_but_the_expansion_that_it_lacks(tmp_pa
 
 def test_torchvisions_vgg_fills_the_convolutions_and_the_rest_is_named(tmp_path):
     features = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"], batch_norm=True)
+    for conv in (layer for layer in features if isinstance(layer, nn.Conv2d)):
+        nn.init.normal_(conv.bias)  # ours have none: it goes into the mean of the batch norm
     state = {f"features.{key}": value for key, value in features.state_dict().items()}
     torch.save({**state, "classifier.0.bias": torch.zeros(4)}, tmp_path / "vgg.pth")
     detector = build("ssd_vgg16_bn", ("cat",), size=[64, 64])
@@ -89,6 +91,10 @@ def test_torchvisions_vgg_fills_the_convolutions_and_the_rest_is_named(tmp_path)
     assert facts["left out"] == ["classifier.0.bias"]
     assert {key.split(".")[1] for key in facts["missing"]} == {"44", "45", "47", "48"}
     assert torch.equal(detector.network.backbone.features[40].weight, state["features.40.weight"])
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted = features.eval()[:33](image)
+        assert torch.allclose(detector.eval().network.backbone(image)[0], wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(
