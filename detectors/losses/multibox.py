@@ -56,9 +56,7 @@ def multibox_loss(
     return {"classes": class_loss / count, "boxes": box_loss / count}
 
 
-def hard_negatives(
-    logits: Tensor, positive: Tensor, ratio: float, eligible: Tensor | None = None
-) -> Tensor:
+def hard_negatives(logits: Tensor, positive: Tensor, ratio: float, eligible: Tensor | None = None) -> Tensor:
     """The background anchors with the highest loss, `ratio` for each positive of the same image.
 
     Args:

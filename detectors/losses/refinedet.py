@@ -1,4 +1,4 @@
-"""RefineDet's loss: objects against background on the anchors, then classes on the anchors that step moved."""
+"""RefineDet's loss: objects against background on the anchors, then classes on the anchors so moved."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,11 @@ from detectors.boxes import moved
 from detectors.losses.multibox import multibox_loss
 from detectors.types import Outputs, RefineOutputs
 
-# An anchor with less of an object is an easy negative (section 3, "Negative Anchor Filtering": theta = 0.99 of
-# background; Caffe's `objectness_score`).
+# An anchor with less of an object is an easy negative (section 3, "Negative Anchor Filtering": theta = 0.99
+# of background; Caffe's `objectness_score`).
 OBJECTNESS = 0.01
-# Limits on the sides of moved anchors, as shares of the image: far beyond any box, and with finite logarithms.
+# Limits on the sides of moved anchors, as shares of the image: far beyond any box, and with finite
+# logarithms.
 SMALLEST, LARGEST = 1e-4, 1e4
 
 

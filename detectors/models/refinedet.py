@@ -188,7 +188,7 @@ def refinedet(
     tcb: bool = True,
     colours: Colours | None = None,
 ) -> Detector:
-    """RefineDet over VGG16, with or without batch norm, ResNet-50 or ResNet-101, for any multiple of 64 pixels.
+    """RefineDet over VGG16, with or without batch norm, or a ResNet, for any multiple of 64 pixels.
 
     Args:
         spec: name, classes and options.
@@ -200,8 +200,8 @@ def refinedet(
         clip: cut the anchors to the image; Caffe does not.
         dilation: of VGG's fc6; None: 3, as in Caffe. PytorchSSD (lzx1413) and its offspring have 6.
         top_relu: the last two ReLUs of the coarsest transfer connection block, which PytorchSSD lacks.
-        arm: with the anchor refinement module; without it, a one-step detector (section 5.3, table 3).
-        tcb: with transfer connection blocks; without them, both steps read the same maps (table 3).
+        arm: with the anchor refinement module; without it, a detector of one step (ablation study).
+        tcb: with transfer connection blocks; without them, both steps read the same maps (ablation study).
         colours: what the weights expect of the image; None: "imagenet" for batch norm, "caffe" without.
     """
     if any(side < 64 or side % 64 for side in size):

@@ -1,4 +1,4 @@
-"""RefineDet equals RefineDet.PyTorch's and the 2018 pruning tool's, tensor by tensor, before and after a cut."""
+"""RefineDet equals RefineDet.PyTorch's and the 2018 pruning tool's, also after the latter's cut."""
 
 from pathlib import Path
 

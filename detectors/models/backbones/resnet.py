@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from detectors.models.backbones import BACKBONES, Trunk
 from detectors.models.layers import scaled
 
-# The last stage: as published, at stride 2; or as the 2018 pruning tool has it, at stride 1 and with an average
-# pooling behind it that keeps the size.
+# The last stage: as published, at stride 2; or as the 2018 pruning tool has it, at stride 1 and with an
+# average pooling behind it that keeps the size.
 Tail = Literal["none", "stride1", "stride2"]
 
 
