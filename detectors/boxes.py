@@ -52,9 +52,14 @@ def decode(deltas: Tensor, anchors: Tensor, variances: tuple[float, float] = VAR
 
     The inverse of `encode`.
     """
+    return corners(moved(deltas, anchors, variances))
+
+
+def moved(deltas: Tensor, anchors: Tensor, variances: tuple[float, float] = VARIANCES) -> Tensor:
+    """`decode` that stays in centre form: anchors `[..., 4]` moved and resized by offsets `[..., 4]`."""
     centre = anchors[..., :2] + deltas[..., :2] * variances[0] * anchors[..., 2:]
     size = anchors[..., 2:] * torch.exp(deltas[..., 2:] * variances[1])
-    return corners(torch.cat([centre, size], dim=-1))
+    return torch.cat([centre, size], dim=-1)
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:

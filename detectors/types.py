@@ -27,6 +27,22 @@ class Outputs(NamedTuple):
     deltas: Tensor
 
 
+class RefineOutputs(NamedTuple):
+    """What RefineDet returns: raw outputs of both of its steps.
+
+    Attributes:
+        arm_logits: `[B, A, 2]`, first step: background, object of any class.
+        arm_deltas: `[B, A, 4]`, first step: offsets from the anchors.
+        logits: `[B, A, 1 + num_classes]`, second step, column 0 the background.
+        deltas: `[B, A, 4]`, second step: offsets from the anchors that the first step moved.
+    """
+
+    arm_logits: Tensor
+    arm_deltas: Tensor
+    logits: Tensor
+    deltas: Tensor
+
+
 @dataclass(frozen=True)
 class Target:
     """The labelled boxes of one image.

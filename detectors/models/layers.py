@@ -103,7 +103,7 @@ def initialise(network: nn.Module) -> None:
     """
     batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             if batch_norm and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             else:

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from detectors.models.backbones import BACKBONES, Trunk
 from detectors.models.layers import scaled
 
-# The last stage as the 2018 pruning tool has it: stride 1, then an average pooling that keeps the size.
-Tail = Literal["none", "stride1"]
+# The last stage: as published, at stride 2; or as the 2018 pruning tool has it, at stride 1 and with an
+# average pooling behind it that keeps the size.
+Tail = Literal["none", "stride1", "stride2"]
 
 
 class BasicBlock(nn.Module):
@@ -59,7 +60,7 @@ class Bottleneck(nn.Module):
 
 @BACKBONES.register("resnet18")
 def resnet18(width: float = 1.0, *, tail: Tail = "none") -> Trunk:
-    """ResNet-18 without its last stage; with tail="stride1" that stage at stride 1 and a 7x7 mean."""
+    """ResNet-18 without its last stage; tail="stride2": with it; "stride1": at stride 1 and a 7x7 mean."""
     return _resnet(BasicBlock, (2, 2, 2, 2), width, tail)
 
 
@@ -97,7 +98,8 @@ def _resnet(
             break
         narrow = scaled(64 * 2**stage, width)
         for index in range(count):
-            stride = 2 if index == 0 and stage in (1, 2) else 1
+            halves = stage in (1, 2) or (stage == 3 and tail == "stride2")
+            stride = 2 if index == 0 and halves else 1
             layers.append(block(channels, narrow, stride))
             channels = narrow * block.expansion
             depths.append(channels)

@@ -1,0 +1,306 @@
+"""RefineDet: shapes over every backbone, bad options, both steps of detection, training, pruning, files."""
+
+import pytest
+import torch
+from torch import nn
+
+import compress
+import detectors
+from compress.cost import cost_of
+from detectors.boxes import corners
+from detectors.errors import ConfigError
+from detectors.models import build
+from detectors.models.base import Detector
+from detectors.postprocess import PostprocessOptions
+from detectors.types import Outputs, RefineOutputs, Target
+
+NARROW = 0.0625
+CLASSES = ("cat", "dog", "owl")
+BACKBONES = ("vgg16", "vgg16_bn", "resnet50", "resnet101")
+
+
+def tiny(size=(64, 64), classes=CLASSES, seed=0, **options) -> Detector:
+    torch.manual_seed(seed)
+    return build("refinedet", classes, size=list(size), **{"width": NARROW, **options})
+
+
+def raw(detector: Detector, images: torch.Tensor):
+    with torch.no_grad():
+        return detector.eval()(images)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("size", [(64, 64), (64, 128), (192, 128)])
+def test_every_map_of_any_size_has_its_anchors(backbone, size):
+    detector = tiny(size, backbone=backbone).eval()
+    images = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        maps, outputs = detector.dense(images), detector(images)
+    height, width = size
+    wanted = [(height // step, width // step) for step in (8, 16, 32, 64)]
+    assert [tuple(level[0].shape[2:]) for level in maps] == wanted
+    assert [[tensor.shape[1] for tensor in level] for level in maps] == [[12, 12, 6, 12]] * 4
+    anchors = 3 * sum(h * w for h, w in wanted)
+    assert detector.anchors.shape == (anchors, 4)
+    assert isinstance(outputs, RefineOutputs)
+    assert [tuple(t.shape) for t in outputs] == [(2, anchors, columns) for columns in (2, 4, 4, 4)]
+    assert all(torch.isfinite(t).all() for t in outputs)
+
+
+def test_rows_of_the_outputs_follow_the_anchors():
+    detector = tiny((64, 128))
+    maps = detector.dense(torch.rand(1, 3, 64, 128))
+    outputs = detector.outputs(maps)
+    # The third anchor of the cell in row 3, column 5 of the first map, which has 16 columns.
+    row = (3 * 16 + 5) * 3 + 2
+    logits, deltas, arm_logits, arm_deltas = (tensor[0, :, 3, 5] for tensor in maps[0])
+    assert torch.equal(outputs.logits[0, row], logits[8:12])
+    assert torch.equal(outputs.deltas[0, row], deltas[8:12])
+    assert torch.equal(outputs.arm_logits[0, row], arm_logits[4:6])
+    assert torch.equal(outputs.arm_deltas[0, row], arm_deltas[8:12])
+    assert torch.allclose(detector.anchors[row, :2], torch.tensor([5.5 / 16, 3.5 / 8]), atol=1e-6)
+
+
+def test_anchors_are_four_cells_wide_and_cut_to_the_image_where_asked():
+    sides = {clip: tiny((128, 128), clip=clip).anchors[:, 2:] for clip in (True, False)}
+    assert sides[False][0].tolist() == pytest.approx([32 / 128] * 2)
+    assert sides[False][1].tolist() == pytest.approx([32 / 128 * 2**0.5, 32 / 128 / 2**0.5])
+    assert sides[False][-3].tolist() == pytest.approx([2.0, 2.0])
+    assert torch.equal(sides[True], sides[False].clamp(max=1))
+    own = tiny((128, 128), sizes=[16, 32, 64, 100], aspect_ratios=[2, 3], clip=False)
+    assert len(own.anchors) == 5 * (16**2 + 8**2 + 4**2 + 2**2)
+    assert own.anchors[0, 2:].tolist() == pytest.approx([16 / 128] * 2)
+
+
+def test_a_resnet_is_tapped_where_caffe_taps_it():
+    with torch.device("meta"):
+        network = build("refinedet", CLASSES, backbone="resnet101").network
+    assert network.backbone.depths == (512, 1024, 2048)
+    assert [conv.in_channels for conv in network.arm_loc] == [512, 1024, 2048, 512]
+    # res6: 128, 128 and 512 channels, halving; no L2Norm.
+    (res6,) = network.extras
+    assert (res6.conv1.out_channels, res6.conv3.out_channels, res6.conv2.stride) == (128, 512, (2, 2))
+    assert not any(key.startswith("conv") for key in network.state_dict())
+
+
+@pytest.mark.parametrize("backbone", ["vgg16_bn", "resnet50"])
+def test_with_batch_norm_every_convolution_but_the_heads_has_one(backbone):
+    network = tiny(backbone=backbone).network
+    heads = {
+        id(conv) for name in ("arm_loc", "arm_conf", "odm_loc", "odm_conf") for conv in getattr(network, name)
+    }
+    convs = [
+        m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d) and id(m) not in heads
+    ]
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(conv.bias is None for conv in convs)
+    assert [norm.num_features for norm in norms] == [conv.out_channels for conv in convs]
+
+
+def test_the_top_block_can_do_without_its_last_two_relus():
+    with_relu, without = (tiny(top_relu=relu) for relu in (True, False))
+    assert with_relu.state_dict().keys() == without.state_dict().keys()
+    images = torch.rand(1, 3, 64, 64)
+    seen: dict[bool, torch.Tensor] = {}
+    for relu, detector in ((True, with_relu), (False, without)):
+        detector.network.odm_loc[3].register_forward_pre_hook(
+            lambda _, x, relu=relu: seen.update({relu: x[0]})
+        )
+        raw(detector, images)
+    assert seen[True].min() >= 0
+    assert seen[False].min() < 0
+
+
+def test_without_the_first_step_it_is_a_detector_of_one_step():
+    detector = tiny(arm=False)
+    outputs = detector(torch.rand(2, 3, 64, 64))
+    assert type(outputs) is Outputs
+    assert not any(key.startswith("network.arm") for key in detector.state_dict())
+    assert detector.loss(outputs, [Target.of([[0, 0, 40, 40]], [1])] * 2).keys() == {"classes", "boxes"}
+    assert len(detector.detect(outputs, [(64, 64)] * 2)) == 2
+
+
+def test_without_transfer_connection_blocks_both_steps_read_the_same_maps():
+    detector = tiny(tcb=False)
+    assert not any("tcb" in key for key in detector.state_dict())
+    assert [conv.in_channels for conv in detector.network.odm_loc] == [
+        conv.in_channels for conv in detector.network.arm_loc
+    ]
+    assert isinstance(detector(torch.rand(1, 3, 64, 64)), RefineOutputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"size": [300, 300]},
+            r"size=\[300, 300\] does not fit maps that are halved and doubled again; multiples of 64 do, "
+            r"such as \[320, 320\]",
+        ),
+        ({"size": [64, 0]}, r"such as \[64, 64\]"),
+        ({"size": [64]}, r"size=\[64\] does not fit; it takes tuple\[int, int\]"),
+        ({"width": 0}, "refinedet: width=0 is not between 0 and 4"),
+        ({"backbone": "resnet102"}, "cannot stand on backbone 'resnet102'; did you mean resnet101"),
+        ({"backbone": "mobilenet_v1"}, "known: resnet101, resnet50, vgg16, vgg16_bn"),
+        ({"dilation": 0}, "dilation=0 is not 1 or more"),
+        ({"backbone": "resnet50", "dilation": 6}, "dilation=6 is of VGG's fc6, which resnet50 does not have"),
+        ({"sizes": [8, 16, 32]}, r"sizes=\[8, 16, 32\] does not fit"),
+        ({"sizes": [0, 16, 32, 64]}, r"sizes=\[0, 16, 32, 64\] and aspect_ratios=\[2.0\] must be above 0"),
+        ({"aspect_ratios": [-1]}, r"aspect_ratios=\[-1\] must be above 0"),
+        ({"top_relu": 1}, "top_relu=1 does not fit"),
+        ({"colours": "grey"}, "colours='grey' does not fit"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_one_clear_error(options, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny(**options)
+
+
+def test_the_published_detectors_have_no_options():
+    with pytest.raises(ConfigError, match="refinedet320_vgg16 has no option 'size'; it has no options"):
+        build("refinedet320_vgg16", CLASSES, size=[64, 64])
+
+
+def test_forward_means_the_same_in_training_and_evaluation():
+    detector = tiny()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        training, evaluating = detector.train()(images), detector.eval()(images)
+    assert all(torch.equal(a, b) for a, b in zip(training, evaluating, strict=True))
+
+
+def blank(detector: Detector) -> RefineOutputs:
+    """Outputs of one image that see background everywhere, but leave every anchor to the second step."""
+    count = len(detector.anchors)
+    outputs = RefineOutputs(*(torch.zeros(1, count, columns) for columns in (2, 4, 1 + len(CLASSES), 4)))
+    outputs.logits[..., 0] = 50.0
+    return outputs
+
+
+def test_boxes_are_offsets_from_the_anchors_that_the_first_step_moves():
+    detector = tiny((64, 128))
+    outputs = blank(detector)
+    anchor = 150
+    outputs.logits[0, anchor] = torch.tensor([0.0, 0.0, 50.0, 0.0])
+    outputs.arm_deltas[0, anchor] = torch.tensor([1.0, 0.0, -5.0, -5.0])
+    outputs.deltas[0, anchor] = torch.tensor([0.0, 2.0, 0.0, 0.0])
+    cx, cy, w, h = detector.anchors[anchor].tolist()
+    w_moved, h_moved = w / 2.718281828, h / 2.718281828
+    box = corners(torch.tensor([cx + 0.1 * w, cy + 0.2 * h_moved, w_moved, h_moved]))
+    found = detector.detect(outputs, [(50, 200)])[0]
+    assert found.labels.tolist() == [1]
+    assert found.boxes[0].tolist() == pytest.approx(
+        (box * torch.tensor([200.0, 50, 200, 50])).tolist(), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(("logit", "count"), [(4.7, 0), (4.5, 1)])
+def test_what_the_first_step_takes_for_background_is_not_detected(logit, count):
+    detector = tiny()
+    outputs = blank(detector)
+    outputs.logits[0, 40, 1] = 100.0
+    outputs.arm_logits[0, 40, 0] = logit  # an object score of 0.9 % and 1.1 %
+    assert len(detector.detect(outputs, [(64, 64)])[0]) == count
+
+
+def test_thresholds_are_the_originals():
+    assert tiny().postprocess == PostprocessOptions(0.01, 0.45, 1000, 500)
+
+
+def test_loss_takes_boxes_in_pixels_of_the_input():
+    detector = tiny((64, 128))
+    outputs = detector(torch.rand(1, 3, 64, 128))
+    box = corners(detector.anchors[300]) * torch.tensor([128.0, 64, 128, 64])
+    still = outputs._replace(
+        arm_deltas=torch.zeros_like(outputs.arm_deltas).requires_grad_(),
+        deltas=torch.zeros_like(outputs.deltas).requires_grad_(),
+    )
+    terms = detector.loss(still, [Target.of(box[None], [1])])
+    assert terms.keys() == {"arm_classes", "arm_boxes", "classes", "boxes"}
+    (terms["arm_boxes"] + terms["boxes"]).backward()
+    assert still.arm_deltas.grad[0, 300].abs().max() < 1e-5
+    assert still.deltas.grad[0, 300].abs().max() < 1e-5
+
+
+def two_images() -> tuple[torch.Tensor, list[Target]]:
+    """A bright square on grey in each of two images, at different places."""
+    images = torch.full((2, 3, 64, 64), 0.4)
+    boxes = torch.tensor([[8.0, 8, 40, 40], [24.0, 20, 56, 52]])
+    for image, (x1, y1, x2, y2) in zip(images, boxes.int().tolist(), strict=True):
+        image[0, y1:y2, x1:x2] = 1.0
+    return images, [Target.of(box[None], [0]) for box in boxes]
+
+
+def test_one_class_is_learnt_from_two_images():
+    detector = tiny(classes=("square",), backbone="vgg16_bn", dilation=1).train()
+    images, targets = two_images()
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3)
+    totals = []
+    for _ in range(40):
+        terms = detector.losses(images, targets)
+        total = sum(terms.values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < 0.2 * totals[0]
+    # As in training: 40 steps are too few for the running statistics.
+    with torch.no_grad():
+        found = detector.detect(detector(images), [(64, 64)] * 2)
+    for one, target in zip(found, targets, strict=True):
+        assert one.labels[0] == 0
+        assert (one.boxes[0] - target.boxes[0]).abs().max() < 6
+
+
+def shaken(detector: Detector) -> Detector:
+    """The same with random statistics and shifts in every batch norm, so that a wrong cut shows."""
+    for norm in detector.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            for tensor, low in (
+                (norm.weight, 0.5),
+                (norm.bias, -0.5),
+                (norm.running_mean, -0.5),
+                (norm.running_var, 0.5),
+            ):
+                nn.init.uniform_(tensor, low, low + 1)
+    return detector.eval()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_pruned_detector_comes_back_from_its_file(backbone, tmp_path):
+    detector = shaken(tiny(backbone=backbone, width=0.25 if backbone == "vgg16" else 0.125))
+    slim = compress.prune(detector, ratio=0.3)
+    assert cost_of(slim).params < 0.75 * cost_of(detector).params
+    # Both steps keep reading the same maps, and the coarser maps are still added to the finer ones.
+    network = slim.network
+    for level in range(3):
+        lifted, lateral = network.tcb1[level], network.tcb0[3 * level + 2]
+        first = next(m for m in lifted.modules() if isinstance(m, nn.ConvTranspose2d))
+        second = next(m for m in lateral.modules() if isinstance(m, nn.Conv2d))
+        assert first.out_channels == second.out_channels < detector.network.odm_loc[0].in_channels
+    detectors.save(slim, tmp_path / "slim.pth")
+    again = detectors.load(tmp_path / "slim.pth")
+    images = torch.rand(1, 3, 64, 64)
+    assert all(torch.equal(a, b) for a, b in zip(raw(again, images), raw(slim, images), strict=True))
+
+
+@pytest.mark.parametrize("options", [{"arm": False}, {"tcb": False}, {"top_relu": False}])
+def test_every_form_can_be_pruned(options):
+    detector = tiny(width=0.25, **options).eval()
+    slim = compress.prune(detector, ratio=0.5)
+    assert cost_of(slim).macs < 0.5 * cost_of(detector).macs
+
+
+@pytest.mark.parametrize("name", ["refinedet320_vgg16", "refinedet512_vgg16"])
+def test_the_published_detectors_are_built_without_memory(name):
+    with torch.device("meta"):
+        detector = build(name, CLASSES)
+    assert all(p.is_meta for p in detector.parameters())
+    assert detector.size == ((320, 320) if "320" in name else (512, 512))
+
+
+def test_predict_finds_nothing_bad_in_one_image_of_any_size():
+    found = tiny().predict(torch.randint(0, 256, (3, 50, 90), dtype=torch.uint8))
+    assert len(found) <= 500
+    assert found.boxes.min() >= 0
+    assert (found.boxes.amax(dim=0) <= torch.tensor([90.0, 50, 90, 50])).all()
