@@ -103,27 +103,35 @@ def recognise(
             f"{path} holds a backbone alone; name the detector and give the file as "
             f"detector.backbone_weights={path}"
         )
-    nearest: list[str] | None = None
-    nearest_name = ""
-    known = set()
-    for dialect in DIALECTS.names():
-        for layout in DIALECTS[dialect](state):
-            known.add(layout.name)
-            if name not in (None, layout.name):
-                continue
-            options = {**layout.options, **(given or {})}
-            classes, faults = _compare(layout, options, state)
-            if not faults:
-                return _published(layout, options, given or {}, classes, state, path)
-            if nearest is None or len(faults) < len(nearest):
-                nearest, nearest_name = faults, layout.name
-    if nearest is not None:
-        raise CheckpointError(f"{path} (as {nearest_name}) does not fit the detector: {_some(nearest)}")
-    sample = ", ".join(list(state)[:3])
+    plausible = [layout for dialect in DIALECTS.names() for layout in DIALECTS[dialect](state)]
+    wanted = [layout for layout in plausible if name in (None, layout.name)]
+    if not wanted:
+        raise CheckpointError(_unknown(state, path, name, {layout.name for layout in plausible}))
+    fitting: list[Published] = []
+    nearest: tuple[str, list[str]] | None = None
+    for layout in wanted:
+        options = {**layout.options, **(given or {})}
+        classes, faults = _compare(layout, options, state)
+        if not faults:
+            fitting.append(_published(layout, options, given or {}, classes, state, path))
+        elif nearest is None or len(faults) < len(nearest[1]):
+            nearest = (layout.name, faults)
+    if not fitting and nearest is not None:
+        raise CheckpointError(f"{path} (as {nearest[0]}) does not fit the detector: {_some(nearest[1])}")
+    names = {found.name for found in fitting}
+    if len(names) > 1:
+        raise CheckpointError(
+            f"{path} is ambiguous: {_or(names)} have the same tensors; say which by name= (in a recipe: "
+            "detector.name)"
+        )
+    return fitting[0]
+
+
+def _unknown(state: State, path: str, name: str | None, known: set[str]) -> str:
     if name is not None and known:
-        raise CheckpointError(f"{path} is of another network than {name}: its keys are those of {_or(known)}")
-    raise CheckpointError(
-        f"{path} is of no network known here (keys such as {sample}); known files: "
+        return f"{path} is of another network than {name}: its keys are those of {_or(known)}"
+    return (
+        f"{path} is of no network known here (keys such as {', '.join(list(state)[:3])}); known files: "
         f"{', '.join(DIALECTS.names())}; a backbone alone goes to detector.backbone_weights={path}"
     )
 

@@ -61,9 +61,13 @@ def published_in(pack: dict[str, Any]) -> Published:
     Raises CheckpointError for keys of no known network.
     """
     # Without outputs to compare, shapes are enough.
-    with torch.device("cpu" if "outputs" in pack else "meta"):
-        state = filled(pack) if "outputs" in pack else shapes(pack)
-    return _described(pack["model"], state) if "model" in pack else dialects.recognise(state, pack["name"])
+    state = filled(pack) if "outputs" in pack else shapes(pack)
+    if "model" in pack:
+        return _described(pack["model"], state)
+    # RefineDet320 and 512 have the same tensors: the input tells them apart.
+    size = pack["input"]["shape"][-1]
+    name = f"refinedet{size}_vgg16" if "tcb0.0.weight" in state else None
+    return dialects.recognise(state, pack["name"], name)
 
 
 def shapes(pack: dict[str, Any]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from detectors.boxes import clip
 from detectors.checkpoint import fill
 from detectors.config import load as load_recipe
 from detectors.data.voc import VOC_CLASSES
-from detectors.dialects.refinedet_keys import luuuyi_key, lzx_key
+from detectors.dialects.refinedet import luuuyi_key, lzx_key
 from detectors.losses.refinedet import refinedet_loss
 from detectors.models import build
 from detectors.models.base import Detector

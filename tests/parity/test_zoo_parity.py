@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from detectors import dialects
+from detectors.errors import CheckpointError
 from tests.parity.__main__ import main
 from tests.parity.reference import TOLERANCE, compare, detector_of, published_in, shapes
 
@@ -29,6 +30,10 @@ def test_the_network_is_the_original(name):
 @pytest.mark.parametrize("name", ALL)
 def test_keys_and_shapes_alone_tell_the_network(name):
     pack = json.loads((PACKS / f"{name}.json").read_text())
+    if name.startswith("refinedet.pytorch"):
+        with pytest.raises(CheckpointError, match="refinedet320_vgg16 or refinedet512_vgg16 have"):
+            dialects.recognise(shapes(pack), name)
+        return
     found = dialects.recognise(shapes(pack), name)
     described = published_in({key: value for key, value in pack.items() if key != "outputs"})
     assert (found.name, found.classes) == (described.name, described.classes)

@@ -1,8 +1,26 @@
-"""How the RefineDets of other repositories name the tensors of our `network`."""
+"""RefineDet over VGG16, as RefineDet.PyTorch (luuuyi) and PytorchSSD (lzx1413) and its offspring name it."""
 
 import re
+from collections.abc import Iterable
+
+from detectors.dialects import DIALECTS, Layout, State
 
 _STEP = re.compile(r"^(?:vgg|base)\.(\d+)\.")
+
+
+@DIALECTS.register("RefineDet.PyTorch")
+def luuuyi(state: State) -> Iterable[Layout]:
+    """`RefineDet{320,512}_VOC_*.pth`: both sizes have the same tensors, so that one must be named."""
+    if "arm_loc.0.weight" in state and "tcb0.0.weight" in state:
+        yield Layout("refinedet320_vgg16", {}, luuuyi_key)
+        yield Layout("refinedet512_vgg16", {}, luuuyi_key)
+
+
+@DIALECTS.register("PytorchSSD RefineDet")
+def lzx(state: State) -> Iterable[Layout]:
+    """RefineDets of PytorchSSD and of the 2018 pruning tool; for 512 pixels give size=[512, 512]."""
+    if "arm_loc.0.weight" in state and "trans_layers.0.0.weight" in state:
+        yield Layout("refinedet", {"dilation": 6, "top_relu": False}, lzx_key)
 
 
 def luuuyi_key(key: str) -> str:
