@@ -10,6 +10,7 @@ from compress.cost import cost_of
 from detectors.boxes import corners
 from detectors.errors import ConfigError
 from detectors.models import build
+from detectors.models.backbones.resnet import Bottleneck
 from detectors.models.base import Detector
 from detectors.postprocess import PostprocessOptions
 from detectors.types import Outputs, RefineOutputs, Target
@@ -81,6 +82,16 @@ def test_a_resnet_is_tapped_where_caffe_taps_it():
     (res6,) = network.extras
     assert (res6.conv1.out_channels, res6.conv3.out_channels, res6.conv2.stride) == (128, 512, (2, 2))
     assert not any(key.startswith("conv") for key in network.state_dict())
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
+def test_each_tap_is_the_last_block_of_its_stage(backbone):
+    trunk = tiny(backbone=backbone).network.backbone
+    blocks = [(index, layer) for index, layer in enumerate(trunk.features) if isinstance(layer, Bottleneck)]
+    halving = [index for index, block in blocks if block.conv2.stride == (2, 2)]
+    assert trunk.taps == (halving[1] - 1, halving[2] - 1, len(trunk.features) - 1)
+    assert len(halving) == 3
+    assert len(trunk.features) - halving[2] == 3
 
 
 @pytest.mark.parametrize("backbone", ["vgg16_bn", "resnet50"])
