@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from detectors.files import held, write_text
 from detectors.loading import LEFT_OUT, class_difference, detector_in, load_backbone
 from detectors.models import DETECTORS, build
 from detectors.models.base import Detector
-from detectors.postprocess import PostprocessOptions
 from detectors.settings import TrainConfig
 
 # These change how fast a run goes, never what it gives, so a run may be resumed with others.
@@ -79,10 +79,9 @@ def open_all(recipe: Recipe, splits: Sequence[Split], place: Place) -> tuple[Det
             for what, keys in facts.items():
                 if keys and place.leads:
                     print(f"{recipe.detector.backbone_weights}: {what}: {', '.join(keys)}")
-    scoring = recipe.eval
-    detector.postprocess = PostprocessOptions(
-        scoring.score_threshold, scoring.nms_iou, scoring.top_k, scoring.keep
-    )
+    limits = {name: getattr(recipe.eval, name) for name in ("score_threshold", "nms_iou", "top_k", "keep")}
+    given = {name: value for name, value in limits.items() if value is not None}
+    detector.postprocess = replace(detector.postprocess, **given)
     return detector.to(place.device), datasets
 
 

@@ -124,14 +124,25 @@ class EvalConfig:
     metric: str = setting("voc07", "a metric of `--list`: voc07 (11-point), voc (area) or coco")
     split: Literal["train", "test"] = setting("test", "which of data.train and data.test")
     batch: int = setting(8, "images in one forward pass")
-    score_threshold: float = setting(0.01, "detections below this score are dropped")
-    nms_iou: float = setting(0.45, "overlap above which the lower score of one class is dropped")
-    top_k: int = setting(200, "candidates for each class of an image that enter NMS")
-    keep: int = setting(200, "detections of an image that leave NMS")
+    score_threshold: float | None = setting(
+        None, "detections below this score are dropped; null: the detector's own, 0.01 for SSD"
+    )
+    nms_iou: float | None = setting(
+        None,
+        "overlap above which the lower score of one class is dropped; null: the detector's own, SSD 0.45",
+    )
+    top_k: int | None = setting(
+        None, "candidates for each class of an image that enter NMS; null: the detector's own, 200 for SSD"
+    )
+    keep: int | None = setting(
+        None, "detections of an image that leave NMS; null: the detector's own, 200 for SSD"
+    )
     bootstrap: int = setting(1000, "resamples of the images behind the interval; 0: no interval")
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "nms_iou"):
-            require(0 <= getattr(self, name) <= 1, f"eval.{name}", getattr(self, name), "between 0 and 1")
+            share = getattr(self, name)
+            require(share is None or 0 <= share <= 1, f"eval.{name}", share, "between 0 and 1")
         for name, least in (("batch", 1), ("top_k", 1), ("keep", 1), ("bootstrap", 0)):
-            require(getattr(self, name) >= least, f"eval.{name}", getattr(self, name), f"{least} or more")
+            count = getattr(self, name)
+            require(count is None or count >= least, f"eval.{name}", count, f"{least} or more")
