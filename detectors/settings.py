@@ -129,7 +129,7 @@ class EvalConfig:
     )
     nms_iou: float | None = setting(
         None,
-        "overlap above which the lower score of one class is dropped; null: the detector's own, SSD 0.45",
+        "overlap above which the lower score of one class is dropped; null: the detector's own, 0.45",
     )
     top_k: int | None = setting(
         None, "candidates for each class of an image that enter NMS; null: the detector's own, 200 for SSD"
