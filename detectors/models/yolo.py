@@ -124,11 +124,12 @@ def yolo_v2(
         colours: what the weights expect of the image.
     """
     trunk = trunk_of(spec.name, backbone, width, list(_TAPS))
-    branches = layers or (("", "", _TAPS[backbone][0], ""),)
-    channels = _depths(spec.name, branches, depths or _DEPTHS_V2, width)
-    if len(branches) != 1 or not all(isinstance(source, int) or source == "" for source in branches[0]):
+    branches = (("", "", _TAPS[backbone][0], ""),) if layers is None else layers
+    channels = _depths(spec.name, branches, _DEPTHS_V2 if depths is None else depths, width)
+    blocks = {source for source in branches[0] if not isinstance(source, int)} if branches else set()
+    if len(branches) != 1 or blocks != {""}:
         raise ConfigError(f"{spec.name}: layers={_shown(branches)} must be one row of '' and backbone layers")
-    boxes = _anchors(spec.name, anchors or _SHARES_V2, size, len(branches), clip=clip)
+    boxes = _anchors(spec.name, _SHARES_V2 if anchors is None else anchors, size, len(branches), clip=clip)
     stem = Backbone(trunk, _taps(branches, len(trunk.layers)))
     network = YoloV2Network(stem, branches[0], channels[0], 1 + len(spec.classes), boxes)
     if loss == "yolo":
@@ -160,16 +161,17 @@ def yolo_v3(
         spec, backbone, size, width, clip, loss, colours: as in `yolo_v2`.
     """
     trunk = trunk_of(spec.name, backbone, width, list(_TAPS))
-    branches = layers or (("B", "B", "B"), *((tap, "B", "B", "B") for tap in _TAPS[backbone]))
-    channels = _depths(spec.name, branches, depths or _DEPTHS_V3, width)
-    first, *further = branches
-    blocks = [*first, *(source for branch in further for source in branch[1:])]
-    if set(blocks) != {"B"} or not first or not all(isinstance(branch[0], int) for branch in further):
+    published: Branches = (("B", "B", "B"), *((tap, "B", "B", "B") for tap in _TAPS[backbone]))
+    branches = published if layers is None else layers
+    channels = _depths(spec.name, branches, _DEPTHS_V3 if depths is None else depths, width)
+    led = [isinstance(branch[0], int) if branch else None for branch in branches]
+    blocks = {source for branch, leads in zip(branches, led, strict=True) for source in branch[bool(leads) :]}
+    if not branches or led != [False] + [True] * (len(branches) - 1) or blocks != {"B"}:
         raise ConfigError(
             f"{spec.name}: layers={_shown(branches)} must be rows of 'B', all but the first one led by a "
             "backbone layer"
         )
-    boxes = _anchors(spec.name, anchors or _SHARES_V3, size, len(branches), clip=clip)
+    boxes = _anchors(spec.name, _SHARES_V3 if anchors is None else anchors, size, len(branches), clip=clip)
     stem = Backbone(trunk, _taps(branches, len(trunk.layers)))
     network = YoloV3Network(stem, branches, channels, 1 + len(spec.classes), boxes)
     if loss == "yolo":
