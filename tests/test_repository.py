@@ -1,5 +1,7 @@
 """What the repository promises about itself: the README's code runs, files stay short, and so on."""
 
+import importlib
+import json
 import re
 import subprocess
 import sys
@@ -9,8 +11,7 @@ import pytest
 import torch
 from torchvision.io import write_jpeg
 
-from compress.cost import cost_of
-from detectors.models import DETECTORS, build
+from detectors.models import DETECTORS
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("*.py"), *ROOT.glob("compress/**/*.py"), *ROOT.glob("detectors/**/*.py")])
@@ -59,14 +60,17 @@ def test_reading_a_recipe_and_asking_for_help_load_no_torch() -> None:
     assert done.stdout == "False\n"
 
 
-def test_the_costs_in_the_readme_are_those_of_the_detectors() -> None:
+def test_the_table_of_detectors_in_the_readme_is_what_they_cost_and_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    zoo = importlib.import_module("zoo")
+    entries = zoo.entries()
+    assert {entry.detector for entry in entries} == set(DETECTORS.names())
+    counts = {entry.label: zoo.count(entry) for entry in entries}
+    measured = json.loads(zoo.RESULTS.read_text(encoding="utf-8"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+) M \| ([\d.]+) \|$", readme, flags=re.MULTILINE)
-    assert [name for name, _, _ in rows] == sorted(DETECTORS.names())
-    for name, params, gmacs in rows:
-        with torch.device("meta"):
-            cost = cost_of(build(name, [f"class {i}" for i in range(20)]))
-        assert (params, gmacs) == (f"{cost.params / 1e6:.3f}", f"{cost.macs / 1e9:.3f}")
+    assert readme == zoo.placed(readme, zoo.table(entries, counts, measured))
 
 
 @pytest.mark.parametrize(
