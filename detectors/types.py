@@ -19,8 +19,8 @@ class Outputs(NamedTuple):
     """What `detector(images)` returns: raw, before softmax and decoding, the same in training and evaluation.
 
     Attributes:
-        logits: `[B, A, 1 + num_classes]`, column 0 the background.
-        deltas: `[B, A, 4]`, offsets from the anchors in units of the variances.
+        logits: `[B, A, 1 + num_classes]`, column 0 the background; objectness in a YOLO with its own loss.
+        deltas: `[B, A, 4]`, offsets from the anchors in units of the variances; t_x..t_h in such a YOLO.
     """
 
     logits: Tensor
