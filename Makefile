@@ -19,8 +19,9 @@ $(READY): requirements.lock pyproject.toml
 quickstart: $(READY)
 	$(RUN) prune.py recipes/quickstart.yaml model=weights/quickstart.pth
 
+# One thread in each process: several would wait for each other on the same cores.
 test: $(READY)
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .
