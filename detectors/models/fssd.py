@@ -30,6 +30,8 @@ _SOURCES: dict[str, tuple[Source, ...]] = {
     "darknet19": (8, 12, 16),
     "darknet53": (14, 23, 28),
 }
+# Channels of the pyramid's maps, where they are not 512, 512 and four times 256.
+_DEPTHS = {"mobilenet_v2": (256, 256, 256, 256, 128, 128)}
 
 
 class ConvReLU(nn.Module):
@@ -145,27 +147,32 @@ def fssd(
     """
     backbone = backbone or ("mobilenet_v2" if spec.name == "fssd_lite" else "vgg16")
     trunk = trunk_of(spec.name, backbone, width, list(_SOURCES))
-    sources = sources or _SOURCES[backbone]
-    taps = tapped(spec.name, sources)
+    sources = _SOURCES[backbone] if sources is None else sources
+    taps = tapped(spec.name, sources, "sources")
     if list(sources[len(taps) :]) not in ([], ["S"]):
         raise ConfigError(f"{spec.name}: sources={list(sources)} may end in one 'S' and in nothing else")
     tapped_backbone = Backbone(trunk, taps)
-    further = None
-    if len(taps) < len(sources):
-        further = scaled((source_depths or (512,))[-1], width)
-    fused = scaled((source_depths or (0,))[-1] // 2, width) or (further or tapped_backbone.depths[-1]) // 2
-    pyramid = tuple(str(layer) for layer in layers or ("", "S", "S", "S", "", ""))
-    published = {"mobilenet_v2": (256, 256, 256, 256, 128, 128)}
-    depths = depths or published.get(backbone, (512, 512, 256, 256, 256, 256))
-    if len(depths) != len(pyramid) or not set(pyramid) <= {"", "S"}:
+    last = scaled(512, width) if len(taps) < len(sources) else tapped_backbone.depths[-1]
+    if source_depths is not None:
+        if len(source_depths) != len(sources) or source_depths[-1] < 2:
+            raise ConfigError(
+                f"{spec.name}: source_depths={list(source_depths)} are one for each of "
+                f"sources={list(sources)}, the last one 2 or more"
+            )
+        last = scaled(source_depths[-1], width)
+    pyramid = ("", "S", "S", "S", "", "") if layers is None else tuple(str(layer) for layer in layers)
+    if depths is None:
+        depths = _DEPTHS.get(backbone, (512, 512, 256, 256, 256, 256))
+    if not pyramid or len(depths) != len(pyramid) or not set(pyramid) <= {"", "S"} or min(depths) < 1:
         raise ConfigError(
-            f"{spec.name}: layers={list(pyramid)} are '' or 'S', with one of depths={list(depths)} for each"
+            f"{spec.name}: layers={list(pyramid)} are '' or 'S', with one of depths={list(depths)} for each, "
+            "above 0"
         )
     anchors = anchors_of(spec.name, STRIDE_8, size, len(pyramid), sizes, steps, aspect_ratios, clip=clip)
     network = FSSDNetwork(
         tapped_backbone,
-        further,
-        fused,
+        last if len(taps) < len(sources) else None,
+        last // 2,
         pyramid,
         [scaled(depth, width) for depth in depths],
         1 + len(spec.classes),

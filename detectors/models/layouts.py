@@ -7,7 +7,7 @@ from typing import Any, Literal
 from detectors.anchors import AnchorLevel, AnchorSpec, ssd_shapes
 from detectors.errors import ConfigError
 from detectors.models.backbones import BACKBONES, Trunk
-from detectors.models.layers import Normalise
+from detectors.models.layers import Normalise, scaled
 from detectors.registry import did_you_mean
 
 # A map: behind a layer of the backbone (its index), or one more made from the last one: "S" halves it, ""
@@ -104,8 +104,10 @@ def anchors_of(
         clip: as in `AnchorSpec`.
 
     Raises:
-        ConfigError: another number of sizes, steps or ratios than there are maps.
+        ConfigError: another number of sizes, steps or ratios than there are maps; an image without pixels.
     """
+    if min(image_size) < 1:
+        raise ConfigError(f"{detector}: size={list(image_size)} is not [height, width] in pixels")
     published = tuple(image_size) == (boxes.size, boxes.size)
     if sizes is None:
         sizes = [size * min(image_size) / boxes.size for size in boxes.sizes]
@@ -130,9 +132,26 @@ def anchors_of(
     )
 
 
-def tapped(detector: str, layers: Sequence[Source]) -> tuple[int, ...]:
-    """The backbone layers among the maps; raises ConfigError unless they come first."""
+def further_depths(detector: str, layers: Sequence[Source], depths: Sequence[int], width: float) -> list[int]:
+    """Channels of each map times the width; only those of maps behind the backbone's mean anything.
+
+    Raises:
+        ConfigError: another number of depths than maps, or a further map with too few channels to halve.
+    """
+    if len(depths) != len(layers):
+        raise ConfigError(f"{detector}: {len(depths)} depths for {len(layers)} maps; give one for each")
+    for source, depth in zip(layers, depths, strict=True):
+        if isinstance(source, str) and depth < 2:
+            raise ConfigError(
+                f"{detector}: depths={list(depths)} must be 2 or more for every map that is not a layer of "
+                "the backbone"
+            )
+    return [scaled(depth, width) for depth in depths]
+
+
+def tapped(detector: str, layers: Sequence[Source], option: str = "layers") -> tuple[int, ...]:
+    """The backbone layers among the maps that an option names; raises ConfigError unless they come first."""
     taps = tuple(source for source in layers if isinstance(source, int))
     if not taps or any(isinstance(source, int) for source in layers[len(taps) :]):
-        raise ConfigError(f"{detector}: layers={list(layers)} must begin with indices of backbone layers")
+        raise ConfigError(f"{detector}: {option}={list(layers)} must begin with indices of backbone layers")
     return taps

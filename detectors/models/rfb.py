@@ -12,8 +12,17 @@ from detectors.models import DETECTORS
 from detectors.models.backbones import Backbone
 from detectors.models.base import Detector, HeadMaps
 from detectors.models.heads import heads, predict
-from detectors.models.layers import initialise, scaled
-from detectors.models.layouts import TAPS, Colours, Source, anchors_of, normalise_of, tapped, trunk_of
+from detectors.models.layers import initialise
+from detectors.models.layouts import (
+    TAPS,
+    Colours,
+    Source,
+    anchors_of,
+    further_depths,
+    normalise_of,
+    tapped,
+    trunk_of,
+)  # fmt: skip
 from detectors.types import DetectorSpec
 
 
@@ -139,13 +148,15 @@ def rfb_lite_block(inputs: int, outputs: int, stride: int) -> RFBBlock:
 class RFBNetwork(nn.Module):
     """Backbone, RFB blocks on its maps, further maps and a pair of heads on each.
 
+    The further maps start from the deepest map of the backbone, behind its block where it has one.
+
     Args:
         backbone: gives the first maps.
         layers: what each map is made of.
         depths: channels of the further maps, at the places of `layers`.
         outputs: channels of a class head for one anchor, 1 + number of classes.
         anchors: says how many anchors each map has.
-        lite: RFB-Lite: a block on the finest map alone.
+        lite: RFB-Lite: of the backbone's maps only the finest one has a block, whose shortcut is the map.
         separable: heads of a depthwise 3x3 and a 1x1 convolution.
     """
 
@@ -219,7 +230,7 @@ def rfb(
     head: Literal["dense", "separable"] = "dense",
     colours: Colours = "ssds",
 ) -> Detector:
-    """RFB Net over any backbone, in ssds.pytorch's layout; rfb_lite has a block on the finest map alone.
+    """RFB Net over any backbone, in ssds.pytorch's layout; rfb_lite has fewer and narrower blocks.
 
     Args:
         spec: name, classes and options.
@@ -233,27 +244,22 @@ def rfb(
     trunk = trunk_of(spec.name, backbone, width, list(TAPS))
     taps, boxes = TAPS[backbone]
     last = ("", "") if boxes.steps[0] == 8 else ("S", "S")
-    layers = layers or (*taps, "RBF", "S" if lite else "RBF", *last)
-    depths = depths or (0, 0, 512, 256, 256, 128 if lite else 256)
-    _check(spec.name, layers, depths)
+    layers = (*taps, "RBF", "S" if lite else "RBF", *last) if layers is None else layers
+    depths = (0, 0, 512, 256, 256, 128 if lite else 256) if depths is None else depths
+    unknown = [source for source in layers if isinstance(source, str) and source not in ("RBF", "S", "")]
+    if unknown:
+        raise ConfigError(
+            f"{spec.name}: {unknown[0]!r} in layers is no further map; there are 'RBF', 'S' and ''"
+        )
+    tapped_backbone = Backbone(trunk, tapped(spec.name, layers))
     anchors = anchors_of(spec.name, boxes, size, len(layers), sizes, steps, aspect_ratios, clip=clip)
     network = RFBNetwork(
-        Backbone(trunk, tapped(spec.name, layers)),
+        tapped_backbone,
         layers,
-        [scaled(depth, width) for depth in depths],
+        further_depths(spec.name, layers, depths, width),
         1 + len(spec.classes),
         anchors,
         lite=lite,
         separable=head == "separable",
     )
     return Detector(spec, network, anchors, size, normalise_of(colours))
-
-
-def _check(detector: str, layers: Sequence[Source], depths: Sequence[int]) -> None:
-    if len(depths) != len(layers):
-        raise ConfigError(f"{detector}: {len(depths)} depths for {len(layers)} maps; give one for each")
-    unknown = [source for source in layers if not isinstance(source, int) and source not in ("RBF", "S", "")]
-    if unknown:
-        raise ConfigError(
-            f"{detector}: {unknown[0]!r} in layers is no further map; there are 'RBF', 'S' and ''"
-        )
