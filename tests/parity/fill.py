@@ -69,6 +69,8 @@ def difference(output: torch.Tensor, expected: np.ndarray, block: int = 32) -> f
         raise ValueError(
             f"{got.size} samples of an output of shape {tuple(output.shape)}, but {expected.size} expected"
         )
+    if not np.isfinite(got).all():
+        return float("inf")
     worst = 0.0
     for start in range(0, expected.size, block):
         want = expected[start : start + block].astype(np.float64)

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from detectors import dialects
 from detectors.errors import CheckpointError
 from tests.parity.__main__ import main
+from tests.parity.fill import difference
 from tests.parity.reference import TOLERANCE, compare, detector_of, published_in, shapes
 
 PACKS = Path(__file__).parent / "packs"
@@ -75,3 +77,7 @@ def test_a_pack_gives_a_detector_that_finds_objects():
     pack = json.loads((PACKS / "ssds" / "ssd_lite_mobilenetv2_train_voc.json").read_text())
     found = detector_of(pack).predict(torch.rand(3, 40, 60))
     assert found.boxes.shape[1] == 4
+
+
+def test_an_output_that_is_not_finite_differs_from_everything():
+    assert difference(torch.full((4,), torch.nan), np.zeros(4, dtype=np.float32)) == float("inf")
