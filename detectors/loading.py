@@ -106,7 +106,11 @@ def load_backbone(detector: Detector, path: str | Path) -> dict[str, list[str]]:
         CheckpointError: the file cannot be read or its tensors are not those of this backbone.
     """
     state = dialects.tensors(read(path), str(path))
-    backbone: nn.Module = detector.get_submodule("network.backbone")
+    backbone = getattr(detector.network, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        raise CheckpointError(
+            f"{path}: {detector.spec.name} takes no backbone's file; give a whole detector as model=PATH"
+        )
     return backbone_files.fill_backbone(backbone, state, str(path))
 
 

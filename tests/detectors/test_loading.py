@@ -117,3 +117,11 @@ def test_a_file_of_another_backbone_is_refused(build_classifier, message, tmp_pa
         return
     with pytest.raises(CheckpointError, match=message):
         load_backbone(detector, tmp_path / "other.pth")
+
+
+def test_a_guest_takes_whole_files_only(tmp_path):
+    torch.save({"0.weight": torch.zeros(1)}, tmp_path / "a.pth")
+    with torch.device("meta"):
+        guest = build("torchvision_ssdlite320_mobilenet_v3_large", ("cat",))
+    with pytest.raises(CheckpointError, match="takes no backbone's file; give a whole detector as model=PATH"):
+        load_backbone(guest, tmp_path / "a.pth")
