@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from main_job import machine
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import detection
 
 from compress.budget import Budget
@@ -72,7 +74,7 @@ def networks(quick: bool) -> tuple[nn.Module, Any]:
     if quick:
         peer = detection.ssdlite320_mobilenet_v3_large(**settings)
         return peer, build("ssd_lite", CLASSES, size=[320, 320], width=0.25)
-    return detection.ssd300_vgg16(trainable_backbone_layers=5, **settings), build("ssd300_vgg16", CLASSES)
+    return detection.ssd300_vgg16(**settings), build("ssd300_vgg16", CLASSES)
 
 
 def forward(peer: Any, ours: Any, batch: int, runs: int) -> dict[str, Any]:
@@ -89,20 +91,10 @@ def forward(peer: Any, ours: Any, batch: int, runs: int) -> dict[str, Any]:
     def here() -> Any:
         return ours.outputs(ours.network(images))
 
-    macs = {"torchvision": cost_of(Maps(peer), images[:1]).macs, "slimdet": cost_of(ours).macs}
+    with FlopCounterMode(display=False) as flops:
+        theirs()
+    macs = {"torchvision": flops.get_total_flops() // 2 // batch, "slimdet": cost_of(ours).macs}
     return {**in_turn({"torchvision": theirs, "slimdet": here}, runs), "batch": batch, "macs": macs}
-
-
-class Maps(nn.Module):
-    """torchvision's backbone and head as one network, to be counted."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.backbone, self.head = model.backbone, model.head
-
-    def forward(self, images: Tensor) -> Any:
-        """Normalised images -> raw outputs."""
-        return self.head(list(self.backbone(images).values()))
 
 
 def training_step(peer: Any, ours: Any, batch: int, runs: int) -> dict[str, Any]:
@@ -213,7 +205,7 @@ def cutting(name: str, **options: Any) -> dict[str, Any]:
     times.append(time.perf_counter())
     slim = carry_out(detector, graph, plan)
     times.append(time.perf_counter())
-    seconds = [after - before for before, after in zip(times, times[1:], strict=False)]
+    seconds = [after - before for before, after in pairwise(times)]
     parts = dict(zip(("trace", "plan", "cut and proof"), seconds, strict=True))
     return {**parts, "all": times[-1] - times[0], "macs": cost_of(detector).macs, "left": cost_of(slim).macs}
 
