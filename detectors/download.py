@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from torchvision.models import get_weight
 from tqdm import tqdm
 
 from detectors.errors import CheckpointError
@@ -20,7 +21,8 @@ def download(address: str, path: str | Path, sha256: str | None = None) -> Path:
     """Fetches a file, unless it is there already, and checks what it is.
 
     Args:
-        address: http, https or file.
+        address: http, https or file; or the name of a file in torchvision's enumeration, such as
+            SSD300_VGG16_Weights.COCO_V1 or VGG16_BN_Weights.IMAGENET1K_V1.
         path: where it is to lie; a folder takes the name that the address ends in.
         sha256: the whole checksum or its first 8 digits or more; None: those that the name ends in, as in
             torchvision's `resnet50-0676ba61.pth`.
@@ -33,6 +35,7 @@ def download(address: str, path: str | Path, sha256: str | None = None) -> Path:
             gives none, or the disk takes none; an older file is left as it is.
     """
     path = Path(path)
+    address = address_of(address)
     name = address.rsplit("/", 1)[-1]
     path = path / name if path.is_dir() else path
     wanted = (sha256 or _checksum_in(name)).lower()
@@ -62,6 +65,22 @@ def download(address: str, path: str | Path, sha256: str | None = None) -> Path:
     finally:
         Path(scratch).unlink(missing_ok=True)
     return path
+
+
+def address_of(name: str) -> str:
+    """The address of a file that torchvision publishes under a name; an address is returned as it is.
+
+    Raises CheckpointError for an unknown name.
+    """
+    if "://" in name:
+        return name
+    try:
+        return str(get_weight(name).url)
+    except (ValueError, AttributeError, KeyError):
+        raise CheckpointError(
+            f"{name} is neither an address nor a file in torchvision's enumeration, such as "
+            "SSD300_VGG16_Weights.COCO_V1"
+        ) from None
 
 
 def _fetch(address: str, write: Callable[[bytes], int], name: str) -> str:

@@ -1,6 +1,7 @@
 """Weight files are fetched once, checked, and never left half written."""
 
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from detectors.download import download
+from detectors.download import address_of, download
 from detectors.errors import CheckpointError
 
 CONTENT = bytes(range(256)) * 9000  # more than one block
@@ -92,3 +93,11 @@ def test_without_a_checksum_nothing_is_fetched(server, tmp_path):
 def test_an_address_that_nobody_answers_is_one_line(tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot download http://127.0.0.1:9/a.pth"):
         download("http://127.0.0.1:9/a.pth", tmp_path / "a.pth", SHA256)
+
+
+def test_torchvisions_files_have_names_whose_addresses_hold_the_checksum():
+    address = address_of("SSD300_VGG16_Weights.COCO_V1")
+    assert address.startswith("https://")
+    assert re.search(r"-[0-9a-f]{8}\.pth$", address)
+    with pytest.raises(CheckpointError, match=r"SSD300_Weights.COCO is neither an address nor a file"):
+        download("SSD300_Weights.COCO", "weights")

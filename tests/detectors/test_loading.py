@@ -123,5 +123,7 @@ def test_a_guest_takes_whole_files_only(tmp_path):
     torch.save({"0.weight": torch.zeros(1)}, tmp_path / "a.pth")
     with torch.device("meta"):
         guest = build("torchvision_ssdlite320_mobilenet_v3_large", ("cat",))
-    with pytest.raises(CheckpointError, match="takes no backbone's file; give a whole detector as model=PATH"):
+    with pytest.raises(
+        CheckpointError, match="takes no backbone's file; give a whole detector as model=PATH"
+    ):
         load_backbone(guest, tmp_path / "a.pth")
