@@ -5,13 +5,16 @@ the post-processing are not counted, as in torch.utils.flop_counter, whose count
 1.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compress.inputs import Inputs, call, tensors_in
+from detectors.geometry import CONVOLUTIONS, TRANSPOSED
 from detectors.modes import evaluating
 
 
@@ -62,45 +65,55 @@ class Layer:
     element: int
 
     @property
-    def tied(self) -> bool:
-        """Whether each output reads its own input alone, as in a norm or a depthwise convolution."""
-        return self.groups == self.outputs == self.inputs
+    def by_group(self) -> bool:
+        """Whether whole groups go, as in a norm or a depthwise convolution; else every group gets narrower."""
+        return self.groups > self.inputs // self.groups
 
     def cost(self, inputs: int, outputs: int) -> Cost:
-        """The cost at other widths; a tied layer has as many groups as outputs."""
-        groups = outputs if self.tied else self.groups
+        """The cost at other widths; a layer that loses whole groups has fewer."""
+        groups = max(1, inputs * self.groups // self.inputs) if self.by_group else self.groups
         pairs = inputs * outputs // groups
         params = pairs * self.pair_params + outputs * self.output_params
         stored = (params + outputs * self.output_buffers) * self.element + self.fixed_bytes
         return Cost(pairs * self.pair_macs, params, stored)
 
 
-def layers_of(model: nn.Module, inputs: Tensor) -> tuple[Layer, ...]:
+def layers_of(model: nn.Module, inputs: Inputs) -> tuple[Layer, ...]:
     """Every layer with parameters or buffers, in the order of execution, from one forward pass.
 
     Args:
         model: any network; left in the modes it was in.
-        inputs: what `model` takes, batch 1; may live on the meta device together with the model.
+        inputs: what `model` takes, of which the first tensor says how many images that are; may live on the meta
+            device together with the model.
     """
     names = {module: name for name, module in model.named_modules()}
     positions: dict[nn.Module, int] = {}
+    images = next(tensors_in(inputs)).shape[0]
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
-        # A transposed convolution multiplies at each input position, everything else at each output position.
-        tensor = args[0] if isinstance(module, nn.ConvTranspose2d) else output
-        channels = tensor.shape[-1] if isinstance(module, nn.Linear) else tensor.shape[1]
-        positions[module] = positions.get(module, 0) + tensor.numel() // (inputs.shape[0] * channels)
+        positions.setdefault(module, 0)
+        if isinstance(module, CONVOLUTIONS | nn.Linear):
+            # A transposed convolution multiplies at each input position, all others at each output position.
+            tensor = args[0] if isinstance(module, TRANSPOSED) else output
+            channels = tensor.shape[-1] if isinstance(module, nn.Linear) else tensor.shape[1]
+            positions[module] += tensor.numel() // (images * channels)
 
     stored = [module for module in names if _stored(module)]
     hooks = [module.register_forward_hook(record) for module in stored]
     try:
         with torch.no_grad(), evaluating(model):
-            model(inputs)
+            call(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()
     unused = [module for module in stored if module not in positions]
-    return tuple(_layer(names[module], module, positions.get(module, 0)) for module in [*positions, *unused])
+    layers, seen = [], set()
+    for module in [*positions, *unused]:
+        layer, weight = _layer(names[module], module, positions.get(module, 0)), getattr(module, "weight", None)
+        # A weight that two layers share is there once.
+        layers.append(replace(layer, pair_params=0) if id(weight) in seen else layer)
+        seen |= {id(weight)} - {id(None)}
+    return tuple(layers)
 
 
 def total(costs: Any) -> Cost:
@@ -117,7 +130,7 @@ def cost_of_layers(layers: tuple[Layer, ...], widths: Mapping[str, tuple[int, in
     return total(layer.cost(*widths.get(layer.name, (layer.inputs, layer.outputs))) for layer in layers)
 
 
-def cost_of(model: nn.Module, inputs: Tensor | None = None) -> Cost:
+def cost_of(model: nn.Module, inputs: Inputs | None = None) -> Cost:
     """The cost of a network as it is.
 
     Args:
@@ -128,7 +141,7 @@ def cost_of(model: nn.Module, inputs: Tensor | None = None) -> Cost:
     return cost_of_layers(layers_of(model, inputs))
 
 
-def subject(model: nn.Module, inputs: Tensor | None = None) -> tuple[nn.Module, Tensor]:
+def subject(model: nn.Module, inputs: Inputs | None = None) -> tuple[nn.Module, Inputs]:
     """What is traced, counted and timed: a detector's network and one image, or a network and its inputs."""
     if inputs is not None:
         return model, inputs
@@ -142,8 +155,8 @@ def _layer(name: str, module: Any, positions: int) -> Layer:
     buffers = _stored(module)[len(own) :]
     element = (own or buffers)[0].element_size()
     match module:
-        case nn.Conv2d() | nn.ConvTranspose2d():
-            kernel = module.kernel_size[0] * module.kernel_size[1]
+        case _ if isinstance(module, CONVOLUTIONS):
+            kernel = math.prod(module.kernel_size)
             inputs, outputs, groups = module.in_channels, module.out_channels, module.groups
             return Layer(
                 name,

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from compress.graph import Group
+from compress.groups import Group
+from compress.narrow import filters
 from detectors.registry import Registry
 
 Criterion = Callable[[nn.Module, Group], Tensor]
@@ -44,10 +45,7 @@ def _filter_mean(model: nn.Module, group: Group, value: Callable[[Tensor], Tenso
         if member.side != "out" or member.layer not in group.producers:
             continue
         module = model.get_submodule(member.layer)
-        weight = module.get_parameter("weight").detach().cpu().double()
-        swapped = isinstance(module, nn.ConvTranspose2d) and module.groups == 1
-        filters = weight.transpose(0, 1) if swapped else weight
-        means = value(filters).flatten(1).mean(dim=1)
+        means = value(filters(module).cpu().double()).flatten(1).mean(dim=1)
         scores.index_add_(0, member.channels, means[member.positions])
         counts.index_add_(0, member.channels, torch.ones(len(member.channels), dtype=torch.float64))
     return scores / counts

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compress.budget import Budget
 from compress.cost import Cost, cost_of_layers
-from compress.graph import Graph, Group
+from compress.groups import Graph, Group
 from detectors.errors import PlanError
 from detectors.registry import did_you_mean
 
@@ -24,7 +24,7 @@ class Rules:
     """What every plan keeps to.
 
     Attributes:
-        multiple: widths are multiples of this, or the full width of the group.
+        multiple: widths are multiples of this, counted in filters, or the full width of the group.
         floor: smallest share of a group's first width, 0..1; at least `multiple` channels stay in any case.
         largest_cut: largest share of a group's channels that one plan removes, 0..1.
         skip: globs of producers that stay whole.
@@ -49,10 +49,9 @@ class Rules:
         first = (self.first_widths or {}).get(group.name, group.channels)
         # Shares as people write them: in binary, 1 - 0.7 is a little above 0.3 and would keep one too many.
         floor, cut = (Decimal(str(share)) for share in (self.floor, self.largest_cut))
-        least = max(self.multiple, math.ceil(floor * first), math.ceil((1 - cut) * group.channels))
-        return [w for w in range(self.multiple, group.channels, self.multiple) if w >= least] + [
-            group.channels
-        ]
+        step = self.multiple // math.gcd(self.multiple, group.size)
+        least = max(step, math.ceil(floor * first), math.ceil((1 - cut) * group.channels))
+        return [w for w in range(step, group.channels, step) if w >= least] + [group.channels]
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ def priced(graph: Graph, widths: Mapping[str, int]) -> Cost:
     sizes = {}
     for name, (fewer_inputs, fewer_outputs) in changed.items():
         layer = layers[name]
-        if layer.tied:  # it reads what it makes, and only one of its sides is listed
-            fewer_inputs = fewer_outputs = max(fewer_inputs, fewer_outputs)
+        if layer.by_group:  # groups go with all that they read, and only what they make is listed
+            fewer_inputs = fewer_outputs * layer.inputs // layer.outputs
         sizes[name] = (layer.inputs - fewer_inputs, layer.outputs - fewer_outputs)
     return cost_of_layers(graph.layers, sizes)
 

@@ -9,6 +9,19 @@ from detectors.errors import CheckpointError
 
 Geometry = dict[str, dict[str, int]]
 
+TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d | TRANSPOSED
+# Those with a row of parameters or statistics for each channel, and no other state that depends on them.
+NORMS = (
+    nn.BatchNorm1d
+    | nn.BatchNorm2d
+    | nn.BatchNorm3d
+    | nn.SyncBatchNorm
+    | nn.InstanceNorm1d
+    | nn.InstanceNorm2d
+    | nn.InstanceNorm3d
+)
+
 
 @runtime_checkable
 class Resizable(Protocol):
@@ -57,14 +70,16 @@ def apply_geometry(model: nn.Module, geometry: Geometry) -> None:
         _resize(module, shape)
 
 
-def _shape(module: nn.Module) -> dict[str, int] | None:
+def _shape(module: Any) -> dict[str, int] | None:
     match module:
-        case nn.Conv2d() | nn.ConvTranspose2d():
+        case _ if isinstance(module, CONVOLUTIONS):
             return {"in": module.in_channels, "out": module.out_channels, "groups": module.groups}
         case nn.Linear():
             return {"in": module.in_features, "out": module.out_features}
-        case nn.BatchNorm2d():
+        case _ if isinstance(module, NORMS):
             return {"channels": module.num_features}
+        case nn.PReLU():
+            return {"channels": module.num_parameters}
         case nn.GroupNorm():
             return {"channels": module.num_channels, "groups": module.num_groups}
         case Resizable():
@@ -74,14 +89,14 @@ def _shape(module: nn.Module) -> dict[str, int] | None:
 
 def _resize(module: Any, shape: dict[str, int]) -> None:
     match module:
-        case nn.Conv2d() | nn.ConvTranspose2d():
+        case _ if isinstance(module, CONVOLUTIONS):
             module.in_channels, module.out_channels, module.groups = (
                 shape["in"],
                 shape["out"],
                 shape["groups"],
             )
             first, second = shape["out"], shape["in"]
-            if isinstance(module, nn.ConvTranspose2d):
+            if isinstance(module, TRANSPOSED):
                 first, second = second, first
             module.weight = _unset(module.weight, (first, second // shape["groups"], *module.kernel_size))
             module.bias = _unset(module.bias, (shape["out"],))
@@ -89,10 +104,13 @@ def _resize(module: Any, shape: dict[str, int]) -> None:
             module.in_features, module.out_features = shape["in"], shape["out"]
             module.weight = _unset(module.weight, (shape["out"], shape["in"]))
             module.bias = _unset(module.bias, (shape["out"],))
-        case nn.BatchNorm2d():
+        case _ if isinstance(module, NORMS):
             module.num_features = shape["channels"]
             for name in ("weight", "bias", "running_mean", "running_var"):
                 setattr(module, name, _unset(getattr(module, name), (shape["channels"],)))
+        case nn.PReLU():
+            module.num_parameters = shape["channels"]
+            module.weight = _unset(module.weight, (shape["channels"],))
         case nn.GroupNorm():
             module.num_channels, module.num_groups = shape["channels"], shape["groups"]
             module.weight = _unset(module.weight, (shape["channels"],))

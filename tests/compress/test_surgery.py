@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from toys import TOYS, Concat, ConvNorm, Residual, ThreeConvs, inputs, made, shaken
 
 from compress.cost import cost_of
-from compress.graph import Graph, Group, Member, tensors_in, trace
+from compress.graph import trace
+from compress.groups import Graph, Group, Member
+from compress.inputs import tensors_in
 from compress.plan import Plan, plan_of
 from compress.surgery import ProofError, cut, masked, prove
 from detectors.models import build

@@ -1,0 +1,63 @@
+"""What a network is called with and what it returns, and copies of networks that share or replace their tensors."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+# One tensor, or several by place or by keyword.
+Inputs: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """`model(x)`, `model(x, y)` or `model(x=x, y=y)`, by the kind of the inputs."""
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    return model(**inputs) if isinstance(inputs, dict) else model(inputs)
+
+
+def changed(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """Inputs of the same form with every tensor replaced."""
+    if isinstance(inputs, tuple):
+        return tuple(change(tensor) for tensor in inputs)
+    if isinstance(inputs, dict):
+        return {name: change(tensor) for name, tensor in inputs.items()}
+    return change(inputs)
+
+
+def on_meta(tensor: Tensor) -> Tensor:
+    """A tensor of that shape and type without data."""
+    return torch.empty_like(tensor, device="meta")
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in a nesting of lists, tuples, dicts and dataclasses, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+    elif is_dataclass(value):
+        for item in fields(value):
+            yield from tensors_in(getattr(value, item.name))
+
+
+def copied(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy of a network whose parameters and buffers are what `change` makes of them.
+
+    No tensor is copied on the way, and parameters that two layers share stay shared: `deepcopy(model).to(...)`
+    copies them all first, and parts them.
+    """
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        fresh = change(parameter.detach())
+        memo[id(parameter)] = nn.Parameter(fresh, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = change(buffer)
+    return copy.deepcopy(model, memo)
