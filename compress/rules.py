@@ -103,12 +103,13 @@ def _product(channels: Channels, layer: str, row: Tensor, made: Tensor, dim: int
 
 def _odd_product(channels: Channels, given: Given, read: list[Tensor], made: list[Tensor]) -> list[Tensor]:
     """A product whose weight is no layer's own: shared, computed, or of a kind that cannot be narrowed."""
-    for tensor in read:
-        owners = [layer for layer, _ in channels.owned(tensor)]
-        for layer in owners:
-            others = [other for other in owners if other != layer]
-            shared = f"shares its weight with {', '.join(others)}" if others else "has a weight that is computed"
-            channels.keep_layer(layer, shared)
+    for owners in (channels.owned(tensor) for tensor in read):
+        for layer, _ in owners:
+            others = ", ".join(other for other, _ in owners if other != layer)
+            fault = f"shares its weight with {others}" if others else "has a weight that is computed"
+            channels.keep_layer(layer, fault)
+            for tensor in read:
+                channels.ties.keep(channels.numbers(tensor), f"is read by {layer}, which {fault}")
     return unknown(channels, given, read, made)
 
 
