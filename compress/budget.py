@@ -24,6 +24,11 @@ class Budget:
         """Whether a cost is within every limit."""
         return all(limit is None or getattr(cost, kind) <= limit for kind, limit in self.limits().items())
 
+    def at_least(self, cost: Cost) -> "Budget":
+        """The same limits, none of them below a cost."""
+        limits = self.limits().items()
+        return Budget(**{kind: None if v is None else max(v, getattr(cost, kind)) for kind, v in limits})
+
     def limits(self) -> dict[str, int | None]:
         """The limits by the name of the cost they limit."""
         return {"macs": self.macs, "params": self.params}
@@ -48,3 +53,20 @@ def parse_limit(text: str | float, first: int, kind: str) -> int:
             f"prune.budget.{kind}={written!r} is not a budget; write 50%, 800M, 1.2G or a number above zero"
         )
     return math.floor(limit)
+
+
+def on_the_way(final: Budget, first: Cost, number: int, rounds: int) -> Budget:
+    """The limits of one of several rounds: each keeps the same share of what the round before was allowed.
+
+    Args:
+        final: what must hold after the last round.
+        first: cost of the model that the rounds started from.
+        number: of the round, from 1.
+        rounds: how many there are.
+    """
+    limits = {}
+    for kind, limit in final.limits().items():
+        whole = getattr(first, kind)
+        shared = limit is not None and number < rounds
+        limits[kind] = math.floor(whole * (limit / whole) ** (number / rounds)) if shared else limit
+    return Budget(**limits)

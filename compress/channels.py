@@ -1,4 +1,4 @@
-"""What is known of the channels of a network while it runs: which tensor holds which, and whose weights these meet."""
+"""Which tensor holds which channels while a network runs, and whose weights these meet."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from compress.ties import FIXED, Ties
 
 # The arguments of an operation by name, and under "op" its own name.
 Given = dict[str, Any]
+
 
 class Channels:
     """The numbers of the channels in every tensor that a network computes.

@@ -66,7 +66,7 @@ class Layer:
 
     @property
     def by_group(self) -> bool:
-        """Whether whole groups go, as in a norm or a depthwise convolution; else every group gets narrower."""
+        """Whether whole groups go, as in a norm or a depthwise convolution, or every group gets narrower."""
         return self.groups > self.inputs // self.groups
 
     def cost(self, inputs: int, outputs: int) -> Cost:
@@ -83,8 +83,8 @@ def layers_of(model: nn.Module, inputs: Inputs) -> tuple[Layer, ...]:
 
     Args:
         model: any network; left in the modes it was in.
-        inputs: what `model` takes, of which the first tensor says how many images that are; may live on the meta
-            device together with the model.
+        inputs: what `model` takes, of which the first tensor says how many images that are; may live on the
+            meta device together with the model.
     """
     names = {module: name for name, module in model.named_modules()}
     positions: dict[nn.Module, int] = {}
@@ -109,7 +109,10 @@ def layers_of(model: nn.Module, inputs: Inputs) -> tuple[Layer, ...]:
     unused = [module for module in stored if module not in positions]
     layers, seen = [], set()
     for module in [*positions, *unused]:
-        layer, weight = _layer(names[module], module, positions.get(module, 0)), getattr(module, "weight", None)
+        layer, weight = (
+            _layer(names[module], module, positions.get(module, 0)),
+            getattr(module, "weight", None),
+        )
         # A weight that two layers share is there once.
         layers.append(replace(layer, pair_params=0) if id(weight) in seen else layer)
         seen |= {id(weight)} - {id(None)}
@@ -141,7 +144,7 @@ def cost_of(model: nn.Module, inputs: Inputs | None = None) -> Cost:
     return cost_of_layers(layers_of(model, inputs))
 
 
-def subject(model: nn.Module, inputs: Inputs | None = None) -> tuple[nn.Module, Inputs]:
+def subject(model: nn.Module, inputs: Inputs | None = None) -> tuple[nn.Module, Any]:
     """What is traced, counted and timed: a detector's network and one image, or a network and its inputs."""
     if inputs is not None:
         return model, inputs

@@ -1,4 +1,4 @@
-"""Finds the groups of channels that must go together in any network, and the layers that have to stay whole."""
+"""Finds the groups of channels that must go together in any network, and the layers that stay whole."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from compress.flow import follow
 from compress.groups import Graph as Graph
 from compress.groups import Group as Group
 from compress.groups import Member as Member
-from compress.inputs import Inputs, changed, copied, on_meta, tensors_in
+from compress.inputs import Inputs, tensors_in, with_shapes
 from compress.narrow import Side, by_group, multiplies, narrowing
 from compress.probe import unsound
 from detectors.errors import PlanError
@@ -25,8 +25,9 @@ Sets = dict[tuple[str, Side], Tensor]
 def trace(model: nn.Module, inputs: Inputs) -> Graph:
     """Finds the groups of a network; the network itself is left alone.
 
-    The channels are followed on a copy without data (the meta device), which takes no longer for a large image.
-    Then a random cut of all groups is tried; a group whose cut does not give the masked network is kept whole.
+    The channels are followed on a copy without data (the meta device), which takes no longer for a large
+    image. Then a random cut of all groups is tried; a group whose cut does not give the masked network is
+    kept whole.
 
     Args:
         model: returns tensors, in any nesting of lists, tuples, dicts and dataclasses.
@@ -36,17 +37,17 @@ def trace(model: nn.Module, inputs: Inputs) -> Graph:
         PlanError: the network returns no tensor.
     """
     with torch.inference_mode(False):
-        shadow = copied(model, on_meta).eval()
-        example = changed(inputs, on_meta)
-        layers = layers_of(shadow, example)
-        channels, outputs = follow(shadow, example)
+        layers = with_shapes(layers_of, model, inputs)
+        channels, outputs = with_shapes(lambda shadow, example: follow(shadow.eval(), example), model, inputs)
         groups, whole = _groups(channels, list(tensors_in(outputs)), layers)
         doubtful = unsound(model, groups, inputs)
     notes = channels.ties.noted()
     for group in doubtful:
         first = group.producers[0]
         passed = channels.ties.roots(channels.side(first, "out")).tolist()
-        reason = next((notes[s] for s in passed if s in notes), "a trial cut of it did not give the masked network")
+        reason = next(
+            (notes[s] for s in passed if s in notes), "a trial cut of it did not give the masked network"
+        )
         whole |= dict.fromkeys(group.producers, reason)
     order = [layer.name for layer in layers]
     return Graph(
@@ -62,7 +63,7 @@ def _groups(
     """The groups in the order of execution, and why the other producers stay whole."""
     if not outputs:
         raise PlanError(
-            "the network returns no tensor in lists, tuples, dicts or dataclasses, so nothing says what it makes"
+            "the network returns no tensor in lists, tuples, dicts or dataclasses; let it return its outputs"
         )
     makers = {layer for tensor in outputs for layer in channels.makers(tensor)}
     for tensor in outputs:
@@ -106,7 +107,7 @@ def _kept(reasons: dict[int, str], sets: Sets, producers: list[str]) -> dict[str
 def _alike(
     channels: Channels, sets: Sets, free: list[str]
 ) -> Iterator[list[tuple[tuple[str, Side], list[list[int]]]]]:
-    """Sets of channels that touch the same sides of the same layers in as many places: (side, places of each)."""
+    """Sets of channels that touch the same sides in as many places: for each side, the places of each set."""
     wanted = {one for layer in free for one in sets[layer, "out"].tolist()}
     touched: dict[int, dict[tuple[str, Side], list[int]]] = defaultdict(dict)
     for key, found in sets.items():

@@ -15,8 +15,8 @@ class Member:
 
     Attributes:
         layer: module name.
-        side: "out" for rows (filters, norm scales), "in" for the columns that a consumer reads. A convolution that
-            loses whole groups, such as a depthwise one, has only its "out" here.
+        side: "out" for rows (filters, norm scales), "in" for the columns that a consumer reads. A convolution
+            that loses whole groups, such as a depthwise one, has only its "out" here.
         positions: `[K]` int64, places on that side.
         channels: `[K]` int64, the channel of the group that each place belongs to.
         cut: takes (module, places to remove) and narrows the module in place.
@@ -38,13 +38,13 @@ class Group:
     """Channels that only go together: a layer's filters, the norms behind them, the inputs of their readers.
 
     Attributes:
-        name: the first layer, in the order of execution, that produces the channels; a second group of the same
-            layer is called `layer#2`.
+        name: the first layer, in the order of execution, that produces the channels; a second group of the
+            same layer is called `layer#2`.
         channels: how many there are to choose from, one by one.
         members: what a cut touches.
         producers: names of the convolutions and linear layers whose outputs they are.
-        size: filters of the first layer that each of them stands for: more than one where a group norm, a channel
-            shuffle or the like ties several.
+        size: filters of the first layer that each of them stands for: more than one where a group norm, a
+            channel shuffle or the like ties several.
     """
 
     name: str

@@ -1,12 +1,14 @@
-"""What a network is called with and what it returns, and copies of networks that share or replace their tensors."""
+"""What a network is called with and what it returns, and copies that share or replace its tensors."""
 
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 # One tensor, or several by place or by keyword.
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
@@ -33,6 +35,18 @@ def on_meta(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="meta")
 
 
+def with_shapes(run: Callable[[nn.Module, Inputs], T], model: nn.Module, inputs: Inputs) -> T:
+    """What `run` gives for a copy of a network without data, where only shapes count.
+
+    A network that cannot run so, because it looks at values or holds tensors that are neither parameters nor
+    buffers, is run with its data.
+    """
+    try:
+        return run(copied(model, on_meta), changed(inputs, on_meta))
+    except Exception:  # if the network itself is at fault, the next line says so
+        return run(copied(model, torch.clone), inputs)
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """All tensors in a nesting of lists, tuples, dicts and dataclasses, in order."""
     if isinstance(value, Tensor):
@@ -51,7 +65,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def copied(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
     """A copy of a network whose parameters and buffers are what `change` makes of them.
 
-    No tensor is copied on the way, and parameters that two layers share stay shared: `deepcopy(model).to(...)`
+    No tensor is copied on the way, and parameters that two layers share stay shared: `deepcopy(model).to()`
     copies them all first, and parts them.
     """
     memo: dict[int, Any] = {}

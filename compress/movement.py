@@ -1,7 +1,7 @@
 """Where channels go when an operation moves data: the same movement, done to their numbers.
 
-Numbers lie in a tensor of as many dimensions as the data, of size 1 along every dimension along which they do not
-vary: `[1, C, 1, 1]` for a map `[B, C, H, W]`. FIXED is the number of all that is no channel.
+Numbers lie in a tensor of as many dimensions as the data, of size 1 along every dimension along which they do
+not vary: `[1, C, 1, 1]` for a map `[B, C, H, W]`. FIXED is the number of all that is no channel.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,8 +47,8 @@ def widened(numbers: Tensor, shape: Shape, dims: Sequence[int]) -> Tensor:
 def reshaped(numbers: Tensor, old: Shape, new: Shape, ties: Ties, where: str) -> Tensor:
     """The numbers after a view.
 
-    A dimension of channels that becomes several, as in a channel shuffle, keeps its form only if whole slices of
-    it go: all but the largest of the new dimensions are tied.
+    A dimension of channels that becomes several, as in a channel shuffle, keeps its form only if whole slices
+    of it go: all but the largest of the new dimensions are tied.
     """
     dims, sizes, split = [], [], []
     for before, after in _runs(old, new):
@@ -83,7 +83,9 @@ def joined(parts: Sequence[Tensor], shapes: Sequence[Shape], dim: int) -> Tensor
     """The numbers of a concatenation."""
     wide = [widened(part, shape, [dim]) for part, shape in zip(parts, shapes, strict=True)]
     sizes = [max(part.shape[d] for part in wide) for d in range(wide[0].ndim)]
-    spread = [part.expand([part.shape[d] if d == dim else sizes[d] for d in range(part.ndim)]) for part in wide]
+    spread = [
+        part.expand([part.shape[d] if d == dim else sizes[d] for d in range(part.ndim)]) for part in wide
+    ]
     return compact(torch.cat(spread, dim))
 
 

@@ -27,7 +27,9 @@ def expanded(channels: Channels, given: Given, read: list[Tensor], made: list[Te
     """Repeated without a copy along dimensions of size 1, or with one along any."""
     numbers = aligned(channels.numbers(read[0]), made[0].ndim)
     if given["op"] == "repeat":
-        numbers = numbers.repeat([n if s > 1 else 1 for n, s in zip(given["repeats"], numbers.shape, strict=True)])
+        numbers = numbers.repeat(
+            [n if s > 1 else 1 for n, s in zip(given["repeats"], numbers.shape, strict=True)]
+        )
     return [numbers]
 
 

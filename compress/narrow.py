@@ -68,8 +68,8 @@ def mask(module: nn.Module, side: Side, places: list[int]) -> None:
                     parameter[places] = 0
         if multiplies(module):
             weight = module.get_parameter("weight")
-            rows, columns = weight.shape[:2]
-            # Rows are outputs and columns are inputs, each group having its own; transposed it is the reverse.
+            columns = weight.shape[1]
+            # Rows are outputs and columns the inputs of each group; in a transposed one it is the reverse.
             if (side == "out") != isinstance(module, TRANSPOSED):
                 weight[places] = 0
             elif by_group(module):
@@ -154,4 +154,6 @@ def _without(tensor: Tensor, dim: int, places: list[int]) -> Tensor:
     kept = torch.ones(tensor.shape[dim], dtype=torch.bool)
     kept[places] = False
     left = tensor.detach().index_select(dim, kept.nonzero().flatten().to(tensor.device))
-    return nn.Parameter(left, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else left
+    return (
+        nn.Parameter(left, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else left
+    )

@@ -23,8 +23,8 @@ SMALL = 64
 def zeroed(model: nn.Module, groups: Sequence[Group], keep: Keep) -> nn.Module:
     """A copy of a network in which every parameter slice that a cut would remove is zero.
 
-    Zeroing the filters alone would not do: the shift of a batch norm would live on in the removed channels. The
-    other parameters are shared with the network.
+    Zeroing the filters alone would not do: the shift of a batch norm would live on in the removed channels.
+    The other parameters are shared with the network.
     """
     result = copied(model, lambda tensor: tensor)
     removed = removals(groups, keep)
@@ -134,22 +134,20 @@ def _apart(wanted: list[Tensor], got: list[Tensor], tolerance: float) -> str | N
 
 
 def _sizes(model: nn.Module, inputs: Inputs) -> Iterator[tuple[Inputs, bool]]:
-    """Inputs to try, on the meta device, and whether convolutions are padded for them; the last are of full size.
+    """Inputs to try, and whether convolutions are padded for them; the last are of full size.
 
     On a small image the maps of some networks vanish: padding changes their size and no channel.
     """
-    shadow = copied(model, on_meta)
-    full = changed(inputs, on_meta)
-    if isinstance(full, Tensor) and full.ndim == 4 and min(full.shape[2:]) > SMALL:
-        small = full[..., :SMALL, :SMALL]
-        wanted = [tensor.ndim for tensor in _outputs(shadow, full)]
+    if isinstance(inputs, Tensor) and inputs.ndim == 4 and min(inputs.shape[2:]) > SMALL:
+        shadow, small = copied(model, on_meta), inputs[..., :SMALL, :SMALL]
         for padded in (False, True):
             try:
-                made = _outputs(_with_padding(shadow) if padded else shadow, small)
-            except Exception:  # too small for its maps, or made for one size
+                wanted = _outputs(shadow, on_meta(inputs))
+                made = _outputs(_with_padding(shadow) if padded else shadow, on_meta(small))
+            except Exception:  # too small for its maps, made for one size, or in need of data
                 continue
-            if [tensor.ndim for tensor in made] == wanted and all(tensor.numel() for tensor in made):
-                yield inputs[..., :SMALL, :SMALL], padded
+            if [t.ndim for t in made] == [t.ndim for t in wanted] and all(tensor.numel() for tensor in made):
+                yield small, padded
                 break
     yield inputs, False
 
@@ -158,10 +156,11 @@ def _with_padding(model: nn.Module) -> nn.Module:
     """A copy whose convolutions are padded enough to keep the size of their maps, but for strides."""
     result = copied(model, lambda tensor: tensor)
     for module in result.modules():
-        if isinstance(module, CONVOLUTIONS) and not isinstance(module, TRANSPOSED):
-            if module.padding_mode == "zeros" and not isinstance(module.padding, str):
-                sizes = zip(module.padding, module.kernel_size, module.dilation, strict=True)
-                module.padding = tuple(max(pad, gap * (size - 1) // 2) for pad, size, gap in sizes)
+        if not isinstance(module, CONVOLUTIONS) or isinstance(module, TRANSPOSED):
+            continue
+        if module.padding_mode == "zeros" and not isinstance(module.padding, str):
+            sizes = zip(module.padding, module.kernel_size, module.dilation, strict=True)
+            module.padding = tuple(max(pad, (gap * (size - 1) + 1) // 2) for pad, size, gap in sizes)
     return result
 
 
@@ -178,7 +177,7 @@ def _noise(precision: torch.dtype, tensor: Tensor) -> Tensor:
 
 
 def _shaken(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """In float64; a constant, such as a fresh bias or statistic, would hide a wrong cut and becomes random."""
+    """In float64; a constant, such as a fresh bias, would hide a wrong cut and becomes random."""
     if not tensor.is_floating_point():
         return tensor
     if tensor.is_meta or (tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())):

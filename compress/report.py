@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from compress.graph import Graph
+from compress.groups import Graph
 from compress.ledger import Ledger
 from compress.plan import Plan
 from detectors.evaluation.bootstrap import Difference
@@ -75,7 +75,7 @@ def widths_table(graph: Graph, plan: Plan, number: int = 1) -> str:
     lines = []
     for group in graph.groups:
         if group.name in plan.widths:
-            before, after = plan.widths[group.name]
+            before, after = (width * group.size for width in plan.widths[group.name])
             tied = f" with {', '.join(group.producers[1:])}" if len(group.producers) > 1 else ""
             lines.append(f"  {group.name + tied:34s} {before:5d} -> {after:5d}")
     skipped = [group.name for group in graph.groups if group.name not in plan.widths]

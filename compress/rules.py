@@ -32,7 +32,7 @@ Rule = Callable[[Channels, Given, list[Tensor], list[Tensor]], list[Tensor]]
 
 
 def rule_of(name: str, operation: Any) -> Rule:
-    """The rule of an operation of torch, by its name without namespace; what is not known keeps all it reads."""
+    """The rule of an operation of torch, by its name; one that is not known keeps all that it reads."""
     rule = RULES.get(name) or next((r for start, r in PREFIXES.items() if name.startswith(start)), None)
     return rule or (pointwise if torch.Tag.pointwise in operation.tags else unknown)
 
@@ -46,7 +46,7 @@ def unknown(channels: Channels, given: Given, read: list[Tensor], made: list[Ten
 
 
 def pointwise(channels: Channels, given: Given, read: list[Tensor], made: list[Tensor]) -> list[Tensor]:
-    """Each place by itself: channels that meet are tied, and stay where they meet something of fixed width."""
+    """Each place by itself: channels that meet are tied, and stay where they meet what is of fixed width."""
     dims = made[0].ndim
     first, *others = read
     numbers, shape = aligned(channels.numbers(first), dims), _aligned_shape(first, dims)
@@ -67,7 +67,7 @@ def pointwise(channels: Channels, given: Given, read: list[Tensor], made: list[T
 
 def convolution(channels: Channels, given: Given, read: list[Tensor], made: list[Tensor]) -> list[Tensor]:
     """The layer reads one channel at each place of dim 1, and makes new ones."""
-    x, weight, bias = (given.get(name) for name in ("input", "weight", "bias"))
+    x, weight, bias = given["input"], given["weight"], given.get("bias")
     layer = channels.owner(weight, "weight")
     own_bias = bias is None or channels.owner(bias, "bias") == layer
     if layer is None or not own_bias or not isinstance(channels.modules[layer], CONVOLUTIONS):
@@ -156,7 +156,7 @@ def reduction(channels: Channels, given: Given, read: list[Tensor], made: list[T
     numbers, dims = channels.numbers(read[0]), _dims(given.get("dim"), read[0].ndim)
     varying = [d for d in dims if numbers.shape[d] > 1]
     if varying and any(size > 1 for d, size in enumerate(numbers.shape) if d not in dims):
-        numbers = tiedalong(numbers, varying, channels.ties)
+        numbers = tied_along(numbers, varying, channels.ties)
     elif varying:
         what = f"is reduced over its channels by {given['op']}{channels.where()}"
         tell = channels.ties.note if given["op"] in ("sum", "linalg_vector_norm") else channels.ties.keep
@@ -206,7 +206,11 @@ RULES: dict[str, Rule] = {
     **_all(same, "clone alias detach _to_copy lift_fresh contiguous native_dropout bernoulli"),
     **_all(same, "zeros_like ones_like full_like empty_like rand_like randn_like"),
     **_all(new, "new_zeros new_ones new_full new_empty new_empty_strided"),
-    **_all(reduction, "sum mean amax amin max min var std prod argmax argmin linalg_vector_norm logsumexp any all"),
+    **_all(
+        reduction,
+        "sum mean amax amin max min var std prod argmax argmin",
+    ),
+    **_all(reduction, "linalg_vector_norm logsumexp any all"),
     **_all(softmax, "_softmax _log_softmax cumsum cumprod sort topk"),
     **_all(view, "view _unsafe_view reshape _reshape_alias squeeze unsqueeze"),
     **_all(permuted, "permute transpose t"),

@@ -1,13 +1,13 @@
 """How a budget is approached over the rounds of a run, and what one round cuts."""
 
-import math
 from dataclasses import asdict
 
-from compress.budget import Budget, parse_limit
+from compress.budget import Budget, on_the_way, parse_limit
 from compress.cost import Cost, subject
-from compress.graph import Graph, trace
+from compress.graph import trace
+from compress.groups import Graph
+from compress.module import make_plan
 from compress.plan import Plan, Rules, check_reachable, smallest_cost
-from compress.pruning import make_plan
 from compress.recipe import PruneConfig
 from detectors.models.base import Detector
 
@@ -42,9 +42,7 @@ def plan_round(
     budget = budget_of_round(settings, first_cost, number)
     if number < settings.rounds:
         # A limit on the way is no promise: where it is out of reach, the round goes as far as it can.
-        least = smallest_cost(graph, rules)
-        limits = budget.limits().items()
-        budget = Budget(**{k: None if v is None else max(v, getattr(least, k)) for k, v in limits})
+        budget = budget.at_least(smallest_cost(graph, rules))
     plan = make_plan(
         network,
         graph,
@@ -66,14 +64,6 @@ def budget_of_round(settings: PruneConfig, first: Cost, number: int) -> Budget:
         first: cost of the run's first model, which shares refer to.
         number: of the round, from 1.
     """
-    limits = {}
-    for kind, text in asdict(settings.budget).items():
-        if text is not None:
-            whole = getattr(first, kind)
-            final = parse_limit(text, whole, kind)
-            limits[kind] = (
-                final
-                if number == settings.rounds
-                else math.floor(whole * (final / whole) ** (number / settings.rounds))
-            )
-    return Budget(**limits)
+    texts = {kind: text for kind, text in asdict(settings.budget).items() if text is not None}
+    final = Budget(**{kind: parse_limit(text, getattr(first, kind), kind) for kind, text in texts.items()})
+    return on_the_way(final, first, number, settings.rounds)

@@ -4,7 +4,7 @@ from torch import nn
 
 from compress.cost import cost_of_layers, layers_of
 from compress.graph import Graph
-from compress.inputs import Inputs, changed, copied, on_meta
+from compress.inputs import Inputs, copied, with_shapes
 from compress.plan import Plan
 from compress.probe import Keep, difference, narrowed, zeroed
 
@@ -49,7 +49,7 @@ def prove(model: nn.Module, slim: nn.Module, graph: Graph, plan: Plan, inputs: I
     Raises:
         ProofError: they differ.
     """
-    built = cost_of_layers(layers_of(copied(slim, on_meta), changed(inputs, on_meta)))
+    built = cost_of_layers(with_shapes(layers_of, slim, inputs))
     if built != plan.after:
         raise ProofError(f"planned {plan.after!r}, built {built!r}")
     fault = difference(masked(model, graph, plan.keep), slim, inputs)

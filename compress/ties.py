@@ -32,7 +32,7 @@ class Ties:
             self._parents[second] = first
 
     def tie_rows(self, rows: Tensor, reason: str) -> Tensor:
-        """Joins each row of `[N, K]` into one set, or keeps all of it if it holds a FIXED one; `[N]` of the sets."""
+        """Joins each row of `[N, K]` into one set, kept if it holds a FIXED one; returns `[N]`, the sets."""
         blocked = (rows == FIXED).any(dim=1)
         self.keep(rows[blocked], reason)
         free = rows[~blocked]

@@ -1,4 +1,4 @@
-"""Toy networks with what pruning tools stumble over: one structure each, between a first and a last convolution."""
+"""Toy networks with what pruning tools stumble over, one structure each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,9 @@ class Between(nn.Module):
         parts: further modules, which the function finds as attributes.
     """
 
-    def __init__(self, middle: Callable[..., Tensor], width: int = 16, **parts: nn.Module | nn.Parameter) -> None:
+    def __init__(
+        self, middle: Callable[..., Tensor], width: int = 16, **parts: nn.Module | nn.Parameter
+    ) -> None:
         super().__init__()
         self.body = nn.Conv2d(3, 16, 3, padding=1)
         self.head = nn.Conv2d(width, 4, 1)
@@ -46,7 +48,7 @@ class Chunked(nn.Module):
 
 
 class ShuffleUnit(nn.Module):
-    """Half of the channels through a depthwise convolution, then a channel shuffle by view, as ShuffleNet v2."""
+    """Half of the channels through a depthwise convolution, then a shuffle by view, as in ShuffleNet v2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +67,9 @@ class ShuffleUnit(nn.Module):
 
 def viewed_shuffle(_: nn.Module, x: Tensor) -> Tensor:
     batch, channels, height, width = x.shape
-    return x.view(batch, 4, channels // 4, height, width).transpose(1, 2).reshape(batch, channels, height, width)
+    return (
+        x.view(batch, 4, channels // 4, height, width).transpose(1, 2).reshape(batch, channels, height, width)
+    )
 
 
 def reorg(model: nn.Module, x: Tensor) -> Tensor:
@@ -269,16 +273,20 @@ CASES = {
     "one map weighs all": Case(
         lambda: Between(attended, weigh=nn.Conv2d(16, 1, 1)), BODY, {"weigh": "has one channel"}
     ),
-    "selective kernels": Case(
-        lambda: Between(selected, 8, grow=conv(16, 16)), {**BODY, "grow": (8, 2)}, {}
-    ),
+    "selective kernels": Case(lambda: Between(selected, 8, grow=conv(16, 16)), {**BODY, "grow": (8, 2)}, {}),
     "shared tower": Case(SharedTower, {"fine": (16, 1), "tower": (8, 2)}, {}),
     "feature pyramid": Case(
         FeaturePyramid, {"fine": (8, 1), "coarse": (12, 1), "lateral_coarse": (6, 1)}, {}
     ),
     "classifier": Case(Classifier, {"body": (8, 1), "hidden": (12, 1)}, {}),
     "tied weights": Case(
-        Tied, {"last": (8, 1)}, {"first": "is read by one, which shares its weight with other", "one": "with other", "other": "with one"}
+        Tied,
+        {"last": (8, 1)},
+        {
+            "first": "read by one, which shares its weight",
+            "one": "with other",
+            "other": "with one",
+        },
     ),
     "never reached": Case(Unreached, {"body": (8, 1)}, {"auxiliary": "not reached"}),
     "computed weight": Case(
@@ -293,7 +301,9 @@ CASES = {
         lambda: Between(Gain(16)), {}, {"body": "meets middle, a Gain that cannot be narrowed safely"}
     ),
     "mean over channels": Case(
-        lambda: Between(lambda m, x: x - x.mean(1, keepdim=True)), {}, {"body": "reduced over its channels by mean"}
+        lambda: Between(lambda m, x: x - x.mean(1, keepdim=True)),
+        {},
+        {"body": "over its channels by mean"},
     ),
     "sum over channels": Case(lambda: Between(lambda m, x: x / (x.sum(1, keepdim=True) + 1)), BODY, {}),
     "sum of what is never zero": Case(
@@ -307,24 +317,37 @@ CASES = {
     "focus": Case(
         lambda: Between(lambda m, x: torch.cat([x[..., ::2, ::2], x[..., 1::2, 1::2]], 1), 32), BODY, {}
     ),
-    "channels of zeros": Case(lambda: Between(padded_shortcut, 24, wide=conv(16, 24)), {}, {"body": "fixed", "wide": "fixed"}),
+    "channels of zeros": Case(
+        lambda: Between(padded_shortcut, 24, wide=conv(16, 24)), {}, dict.fromkeys(("body", "wide"), "fixed")
+    ),
     "attention": Case(
         lambda: Between(lambda m, x: (x.flatten(2) @ x.flatten(2).transpose(1, 2) @ x.flatten(2)).view_as(x)),
         {},
         {"body": "meets bmm"},
     ),
     "written into a buffer": Case(
-        lambda: Between(lambda m, x: torch.zeros(1, 20, 16, 16, device=x.device, dtype=x.dtype).index_copy(
-            1, torch.arange(16, device=x.device), x), 20),
+        lambda: Between(
+            lambda m, x: torch.zeros(1, 20, 16, 16, device=x.device, dtype=x.dtype).index_copy(
+                1, torch.arange(16, device=x.device), x
+            ),
+            20,
+        ),
         {},
         {"body": "index_copy"},
     ),
     "copied into a part": Case(lambda: Between(copied_into, 20), {}, {"body": "meets copy"}),
-    "added to the input": Case(
-        lambda: Between(lambda m, x: m.narrow(x), 3, narrow=nn.Conv2d(16, 3, 1)), {**BODY, "narrow": (3, 1)}, {}
+    "as wide as the input": Case(
+        lambda: Between(lambda m, x: m.narrow(x), 3, narrow=nn.Conv2d(16, 3, 1)),
+        {**BODY, "narrow": (3, 1)},
+        {},
     ),
-    "gone before the head": Case(
-        lambda: Between(lambda m, x: x.repeat(1, 2, 1, 1).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), 32),
+    "stacked and summed": Case(
+        lambda: Between(lambda m, x: torch.stack([x, m.other(x)], 1).sum(1), other=conv(16, 16)), BODY, {}
+    ),
+    "there and back again": Case(
+        lambda: Between(
+            lambda m, x: x.repeat(1, 2, 1, 1).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), 32
+        ),
         BODY,
         {},
     ),

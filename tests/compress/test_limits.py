@@ -5,7 +5,7 @@ import re
 import pytest
 
 from compress.budget import parse_limit
-from compress.graph import Graph, Group
+from compress.groups import Graph, Group
 from compress.plan import Rules, ratio_widths
 from detectors.errors import PlanError
 

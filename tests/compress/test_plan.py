@@ -10,9 +10,10 @@ from toys import Concat, ThreeConvs, inputs, made
 from compress.budget import Budget
 from compress.cost import cost_of_layers
 from compress.criteria import CRITERIA
-from compress.graph import Graph, trace
+from compress.graph import trace
+from compress.groups import Graph
+from compress.module import make_plan
 from compress.plan import Rules, global_widths, plan_of, priced, ratio_widths, selectable, uniform_widths
-from compress.pruning import make_plan
 from detectors.errors import PlanError
 from detectors.models import build
 

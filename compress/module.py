@@ -1,0 +1,272 @@
+"""Prunes any network, given what it takes: one cut, or rounds of cutting and fine-tuning by a loss."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from compress.budget import Budget, on_the_way, parse_limit
+from compress.cost import Cost, cost_of_layers
+from compress.criteria import CRITERIA
+from compress.graph import trace
+from compress.groups import Graph, Group
+from compress.inputs import Inputs
+from compress.plan import (
+    Plan,
+    Rules,
+    Widths,
+    check_reachable,
+    global_widths,
+    plan_of,
+    ratio_widths,
+    smallest_cost,
+    uniform_widths,
+)
+from compress.surgery import cut, masked
+from detectors.errors import PlanError
+from detectors.modes import evaluating
+from detectors.registry import did_you_mean
+
+CHOICES = ("uniform", "global")
+ORDERS = ("parallel", "sequential")
+
+# Makes an optimizer for some parameters.
+Optimiser: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+SGD: Optimiser = partial(torch.optim.SGD, lr=1e-3, momentum=0.9)
+
+
+def prune_module(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    budget: Mapping[str, str | float] | None = None,
+    ratio: float | None = None,
+    criterion: str = "l1",
+    choice: Literal["uniform", "global"] = "uniform",
+    order: Literal["parallel", "sequential"] = "parallel",
+    skip: tuple[str, ...] = (),
+    multiple: int = 8,
+    floor: float = 0.05,
+    largest_cut: float = 0.9,
+) -> nn.Module:
+    """A slim copy of any network, cut once and proven equal to the masked one; not fine-tuned.
+
+    Args:
+        model: full or slim; left alone. What it returns keeps its shapes.
+        inputs: what it takes, batch 1: a tensor, or a tuple or dict of tensors; only shapes count.
+        budget: limits on "macs" and "params": "50%" of the network's own, "800M", or a number.
+        ratio: instead of a budget, the share of channels that every group loses.
+        criterion: a name of `compress.criteria.CRITERIA`.
+        choice: "uniform", the same share everywhere, or "global", one ranking.
+        order: "sequential" scores each layer on weights already narrowed by the layers before it.
+        skip: globs of layers to keep whole.
+        multiple: widths are multiples of this.
+        floor: smallest share of a group that stays.
+        largest_cut: largest share of a group that goes.
+
+    Raises:
+        PlanError: a budget that cannot be met, or settings that contradict each other.
+    """
+    graph, plan = planned(
+        model,
+        inputs,
+        budget=budget,
+        ratio=ratio,
+        criterion=criterion,
+        choice=choice,
+        order=order,
+        rules=Rules(multiple, floor, largest_cut, tuple(skip)),
+    )
+    return cut(model, graph, plan, inputs)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one round of `shrink` came to.
+
+    Attributes:
+        round: from 1; 0 is the network as it was given.
+        cost: after the cut.
+        score_after_cut: before fine-tuning; None for round 0.
+        score: after fine-tuning.
+    """
+
+    round: int
+    cost: Cost
+    score_after_cut: float | None
+    score: float
+
+
+def shrink(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    budget: Mapping[str, str | float],
+    loss: Callable[[nn.Module, Any], Tensor],
+    batches: Iterable[Any],
+    score: Callable[[nn.Module], float],
+    rounds: int = 1,
+    steps: int = 100,
+    optimizer: Optimiser = SGD,
+    criterion: str = "l1",
+    choice: Literal["uniform", "global"] = "uniform",
+    rules: Rules | None = None,
+) -> tuple[nn.Module, list[Row]]:
+    """Approaches a budget in rounds of cutting and fine-tuning, by equal relative cuts.
+
+    Args:
+        model: left alone.
+        inputs: as in `prune_module`.
+        budget: as in `prune_module`; holds after the last round.
+        loss: `loss(network, batch)` gives a scalar to minimise; the network is in training mode.
+        batches: of training data, in any form that `loss` takes; read again from the start when they end.
+        score: `score(network)` gives a number, higher or lower is better as you like; in evaluation mode.
+        rounds: cuts.
+        steps: of fine-tuning after each cut.
+        optimizer: given the parameters that train, makes an optimizer, anew in every round.
+        criterion: as in `prune_module`.
+        choice: as in `prune_module`.
+        rules: what every cut keeps to; None: the defaults of `prune_module`.
+
+    Returns:
+        The slim network, in the modes that the given one is in, and a row for each round from 0.
+
+    Raises:
+        PlanError: the budget is out of reach.
+        ValueError: no batches, or a loss that is not finite.
+    """
+    rules, slim = rules or Rules(), model
+    endless = _again_and_again(batches)
+    rows: list[Row] = []
+    for number in range(1, rounds + 1):
+        graph = trace(slim, inputs)
+        now = cost_of_layers(graph.layers)
+        if not rows:
+            first, final = now, _limits(budget, now)
+            rules = replace(rules, first_widths={group.name: group.channels for group in graph.groups})
+            check_reachable(graph, final, rules, rounds)
+            rows.append(Row(0, now, None, _scored(score, slim)))
+        limits = on_the_way(final, first, number, rounds)
+        if number < rounds:
+            limits = limits.at_least(smallest_cost(graph, rules))
+        plan = make_plan(slim, graph, limits, rules, criterion=criterion, choice=choice)
+        slim = cut(slim, graph, plan, inputs)
+        after_cut = _scored(score, slim)
+        _fine_tune(slim, loss, itertools.islice(endless, steps), optimizer)
+        rows.append(Row(number, plan.after, after_cut, _scored(score, slim)))
+    return slim, rows
+
+
+def planned(
+    network: nn.Module,
+    inputs: Inputs,
+    *,
+    budget: Mapping[str, str | float] | None,
+    ratio: float | None,
+    criterion: str,
+    choice: str,
+    order: str,
+    rules: Rules,
+) -> tuple[Graph, Plan]:
+    """The groups of a network and what stays of them; arguments as in `prune_module`."""
+    graph = trace(network, inputs)
+    limits = _limits(budget or {}, cost_of_layers(graph.layers))
+    plan = make_plan(
+        network, graph, limits, rules, ratio=ratio, criterion=criterion, choice=choice, order=order
+    )
+    return graph, plan
+
+
+def make_plan(
+    network: nn.Module,
+    graph: Graph,
+    budget: Budget,
+    rules: Rules,
+    *,
+    ratio: float | None = None,
+    criterion: str = "l1",
+    choice: str = "uniform",
+    order: str = "parallel",
+) -> Plan:
+    """Scores the groups of a network and chooses what stays; arguments as in `prune_module`."""
+    for key, value, known in (("choice", choice, CHOICES), ("order", order, ORDERS)):
+        if value not in known:
+            raise PlanError(f"prune.{key}={value!r} is unknown{did_you_mean(value, known)}")
+    limited = any(limit is not None for limit in budget.limits().values())
+    if limited == (ratio is not None):
+        raise PlanError(
+            "give either a budget (prune.budget.macs=50%, prune.budget.params=8M) or prune.ratio, and not "
+            "both"
+        )
+    if order == "sequential" and choice == "global":
+        raise PlanError(
+            "prune.order=sequential needs prune.choice=uniform: one ranking cannot wait for the layers before"
+        )
+    if ratio is not None and choice == "global":
+        raise PlanError("prune.ratio cuts the same share everywhere; for prune.choice=global give a budget")
+    score = CRITERIA[criterion]
+    widths: Widths
+    if ratio is not None:
+        widths = ratio_widths(graph, ratio, rules)
+    elif choice == "uniform":
+        widths = uniform_widths(graph, budget, rules)
+    else:
+        widths = global_widths(
+            graph, {group.name: score(network, group) for group in graph.groups}, budget, rules
+        )
+
+    def scores(group: Group, keep: dict[str, tuple[int, ...]]) -> Tensor:
+        return score(masked(network, graph, keep) if order == "sequential" and keep else network, group)
+
+    return plan_of(graph, widths, scores)
+
+
+def _limits(budget: Mapping[str, str | float], cost: Cost) -> Budget:
+    unknown = set(budget) - {"macs", "params"}
+    if unknown:
+        raise PlanError(f"budget: unknown cost {sorted(unknown)[0]!r}; there are macs and params")
+    return Budget(**{kind: parse_limit(text, getattr(cost, kind), kind) for kind, text in budget.items()})
+
+
+def _scored(score: Callable[[nn.Module], float], model: nn.Module) -> float:
+    with torch.no_grad(), evaluating(model):
+        return float(score(model))
+
+
+def _fine_tune(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Any], Tensor],
+    batches: Iterable[Any],
+    optimizer: Optimiser,
+) -> None:
+    """One step for each batch, in training mode; every module is put back into the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    steps = optimizer([parameter for parameter in model.parameters() if parameter.requires_grad])
+    model.train()
+    try:
+        for number, batch in enumerate(batches, start=1):
+            value = loss(model, batch)
+            if not torch.isfinite(value):
+                raise ValueError(f"the loss is {value.item()} in step {number}: lower the learning rate")
+            steps.zero_grad()
+            value.backward()
+            steps.step()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _again_and_again(batches: Iterable[Any]) -> Iterator[Any]:
+    while True:
+        count = 0
+        for batch in batches:
+            count += 1
+            yield batch
+        if count == 0:
+            raise ValueError(
+                "there are no batches, or no more: give a list or a loader, which can be read again"
+            )
