@@ -1,5 +1,6 @@
 """What the published configurations say: which maps a detector looks at, and its default boxes on them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -88,6 +89,7 @@ def anchors_of(
     aspect_ratios: Sequence[Sequence[float]] | None,
     *,
     clip: bool,
+    squares: bool = True,
 ) -> AnchorSpec:
     """The default boxes of a detector: the published ones, as far as nothing else is given.
 
@@ -102,9 +104,11 @@ def anchors_of(
         steps: between cells, one for each map, pixels; [] for input size / map size.
         aspect_ratios: for each map.
         clip: as in `AnchorSpec`.
+        squares: whether a cell has the two squares besides the boxes of the aspect ratios.
 
     Raises:
-        ConfigError: another number of sizes, steps or ratios than there are maps; an image without pixels.
+        ConfigError: another number of sizes, steps or ratios than there are maps, one that is not above 0;
+        a map without boxes; an image without pixels.
     """
     if min(image_size) < 1:
         raise ConfigError(f"{detector}: size={list(image_size)} is not [height, width] in pixels")
@@ -121,12 +125,20 @@ def anchors_of(
     ):
         if given != wanted:
             raise ConfigError(f"{detector}: {given} {option} for {count} maps; give {wanted}")
-    if min(sizes) <= 0 or any(ratio <= 0 for level in ratios for ratio in level):
-        raise ConfigError(f"{detector}: sizes={list(sizes)} and all aspect_ratios must be above 0")
+    if not all(0 < n < math.inf for n in (*sizes, *steps, *(ratio for level in ratios for ratio in level))):
+        raise ConfigError(
+            f"{detector}: sizes={list(sizes)}, steps={list(steps)} and all aspect_ratios must be above 0 and "
+            "finite"
+        )
+    if not squares and not all(ratios):
+        raise ConfigError(
+            f"{detector}: with squares=false each map needs aspect_ratios; got {[list(r) for r in ratios]}"
+        )
     cells: Sequence[float | None] = steps or [None] * count
     return AnchorSpec(
         tuple(
-            AnchorLevel(ssd_shapes(sizes[k], sizes[k + 1], tuple(ratios[k])), cells[k]) for k in range(count)
+            AnchorLevel(ssd_shapes(sizes[k], sizes[k + 1], tuple(ratios[k]))[0 if squares else 2 :], cells[k])
+            for k in range(count)
         ),
         clip,
     )

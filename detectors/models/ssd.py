@@ -11,13 +11,14 @@ from detectors.models import DETECTORS
 from detectors.models.backbones import Backbone
 from detectors.models.base import Detector, HeadMaps
 from detectors.models.heads import heads, predict
-from detectors.models.layers import L2Norm, conv_block, depthwise_block, initialise, scaled
+from detectors.models.layers import L2Norm, conv_block, depthwise_block, initialise
 from detectors.models.layouts import (
     SSD300,
     TAPS,
     Colours,
     Source,
     anchors_of,
+    further_depths,
     normalise_of,
     tapped,
     trunk_of,
@@ -119,6 +120,7 @@ def ssd(
     sizes: tuple[float, ...] | None = None,
     steps: tuple[float, ...] | None = None,
     aspect_ratios: tuple[tuple[float, ...], ...] | None = None,
+    squares: bool = True,
     clip: bool = True,
     head: Literal["dense", "separable"] = "dense",
     colours: Colours | None = None,
@@ -129,13 +131,15 @@ def ssd(
         spec: name, classes and options.
         backbone: VGG16, a ResNet, a MobileNet or a Darknet; None: vgg16, for ssd_lite mobilenet_v2.
         size: (height, width) of the input, pixels.
-        width: multiplier on every channel count.
+        width: multiplier on every channel count that is not given in `depths`.
         layout: "tencent": the taps, last stage and default boxes of the 2018 pruning tool.
         layers: the maps: indices of backbone layers, then "S" (halved) or "" (valid 3x3); None: published.
-        depths: channels of the maps; those of backbone layers are what the backbone gives; None: published.
+        depths: channels of the maps, as they are; those of backbone layers are what the backbone gives; None:
+            published, times `width`.
         sizes: sides of the smaller squares, one more than maps, pixels; None: published, scaled to `size`.
         steps: between cells, pixels; None: published at the published size, else input / map.
         aspect_ratios: of each map; None: published.
+        squares: False: only the boxes of `aspect_ratios`, as ssds.pytorch reads a list without a 1.
         clip: cut the default boxes to the image.
         head: "separable": a depthwise 3x3 and a 1x1 convolution (MobileNetV2, section 6.2); the published
             lite files have dense heads.
@@ -149,12 +153,18 @@ def ssd(
     taps, boxes = (_TENCENT[backbone][0], SSD300) if tencent else TAPS[backbone]
     # From maps at stride 16 on every further map is halved; from stride 8 on the last two shrink by 2.
     last = ("", "") if boxes.steps[0] == 8 else ("S", "S")
-    layers = layers or (*taps, "S", "S", *last)
-    depths = depths or (0, 0, 512, 256, 256, 128 if lite else 256)
-    extras = _extras(spec.name, layers, depths, width, lite=lite)
-    anchors = anchors_of(spec.name, boxes, size, len(layers), sizes, steps, aspect_ratios, clip=clip)
+    layers = (*taps, "S", "S", *last) if layers is None else layers
+    backbone_taps = tapped(spec.name, layers)
+    if depths is None:
+        channels = further_depths(spec.name, layers, (0, 0, 512, 256, 256, 128 if lite else 256), width)
+    else:
+        channels = further_depths(spec.name, layers, depths, 1.0)
+    extras = _extras(spec.name, layers, channels, lite=lite)
+    anchors = anchors_of(
+        spec.name, boxes, size, len(layers), sizes, steps, aspect_ratios, clip=clip, squares=squares
+    )
     network = SSDNetwork(
-        Backbone(trunk, tapped(spec.name, layers)),
+        Backbone(trunk, backbone_taps),
         extras,
         1 + len(spec.classes),
         anchors,
@@ -163,11 +173,7 @@ def ssd(
     return Detector(spec, network, anchors, size, normalise_of(colours or ("caffe" if tencent else "ssds")))
 
 
-def _extras(
-    detector: str, layers: Sequence[Source], depths: Sequence[int], width: float, *, lite: bool
-) -> list[ExtraMap]:
-    if len(depths) != len(layers):
-        raise ConfigError(f"{detector}: {len(depths)} depths for {len(layers)} maps; give one for each")
+def _extras(detector: str, layers: Sequence[Source], depths: Sequence[int], *, lite: bool) -> list[ExtraMap]:
     shapes = {"S": (2, 1), "": (1, 0)}
     extras = []
     for source, depth in zip(layers, depths, strict=True):
@@ -176,8 +182,5 @@ def _extras(
         if source not in shapes:
             raise ConfigError(f"{detector}: {source!r} in layers is no further map; there are 'S' and ''")
         stride, padding = shapes[source]
-        channels = scaled(depth, width)
-        extras.append(
-            lite_map(channels, stride, padding) if lite else dense_map(channels, 3, stride, padding)
-        )
+        extras.append(lite_map(depth, stride, padding) if lite else dense_map(depth, 3, stride, padding))
     return extras

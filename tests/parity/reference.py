@@ -27,13 +27,15 @@ class Comparison:
 
     Attributes:
         name: of the pack.
-        differences: output or "priors" -> largest relative difference; empty for a pack without outputs.
+        differences: output or "priors" -> largest relative difference; empty for a pack of keys and shapes.
         fault: why the comparison failed before any number; None if it did not.
+        left_out: outputs of the pack that are not the dense network's.
     """
 
     name: str
     differences: dict[str, float]
     fault: str | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -43,16 +45,23 @@ class Comparison:
     def line(self) -> str:
         """One line for the terminal."""
         told = ", ".join(f"{name} {value:.1e}" for name, value in self.differences.items())
-        return f"{'PASS' if self.passed else 'FAIL'} {self.name}: {self.fault or told}"
+        told = self.fault or told or "keys and shapes"
+        left_out = f"; not compared here: {', '.join(self.left_out)}" if self.left_out else ""
+        return f"{'PASS' if self.passed else 'FAIL'} {self.name}: {told}{left_out}"
 
 
 def compare(path: str | Path) -> Comparison:
-    """Compares one pack; never raises for a network that does not fit."""
-    pack, arrays = load(path)
+    """Compares one pack; a network that does not fit, or a pack that cannot be read, is a fault."""
+    name = Path(path).stem
     try:
-        return Comparison(pack["name"], _differences(pack, arrays))
-    except (UserError, ValueError, RuntimeError) as error:
-        return Comparison(pack["name"], {}, str(error))
+        pack, arrays = load(path)
+        name = pack.get("name", name)
+        left_out = tuple(key for key in pack.get("outputs", ()) if key.startswith("pruned_"))
+        return Comparison(name, _differences(pack, arrays), left_out=left_out)
+    except (UserError, ValueError, RuntimeError, OSError) as error:
+        return Comparison(name, {}, str(error))
+    except (LookupError, TypeError, AttributeError) as error:
+        return Comparison(name, {}, f"it is not in the packs' format: {type(error).__name__} {error}")
 
 
 def published_in(pack: dict[str, Any]) -> Published:
@@ -88,7 +97,7 @@ def detector_of(pack: dict[str, Any]) -> Detector:
             odd = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
             raise ValueError(f"{odd[0]} is {theirs.get(odd[0])} there and {own.get(odd[0])} here")
     count = sum(p.numel() for p in detector.parameters())
-    if not found.unused and count != pack["parameters"]:
+    if not found.unused and count != pack.get("parameters", count):
         raise ValueError(f"{count} parameters, the original has {pack['parameters']}")
     return detector.eval()
 
@@ -105,7 +114,7 @@ def _described(model: dict[str, Any], state: dict[str, Tensor]) -> Published:
         **({"width": float(f"0.{width}")} if width else {}),
         **_levels(family, model["FEATURE_LAYER"]),
         **_boxes(model),
-        "clip": model["CLIP"],
+        "clip": model.get("CLIP", True),
     }
     rename = key_of(family)
     renamed = {new: value for key, value in state.items() if (new := rename(key)) is not None}
@@ -129,10 +138,23 @@ def _boxes(model: dict[str, Any]) -> dict[str, Any]:
     ratios = model["ASPECT_RATIOS"]
     if isinstance(ratios[0][0], list):  # YOLO: width and height of each box as shares of the image
         return {"anchors": ratios}
+    squares = {1 in level for level in ratios}
+    if len(squares) > 1 or any(1 in level[1:] for level in ratios):
+        raise ValueError(f"ASPECT_RATIOS {ratios} have a 1 on some maps only, or not in front; ours cannot")
+    height, width = model["IMAGE_SIZE"]
+    side = min(height, width)
+    sizes = model.get("SIZES", [0.2, 0.95])
+    if isinstance(sizes[0], list):
+        sides = [min(size[0] * side / height, size[1] * side / width) for size in sizes]
+    else:  # shares of the smallest and the largest box, evenly spaced over the maps; 1 behind the last
+        low, high = sizes
+        last = len(ratios) - 1
+        sides = [side * (low + (high - low) * k / last) for k in range(len(ratios))] + [side]
     return {
-        "sizes": [min(size) for size in model["SIZES"]],
-        "steps": [step[0] for step in model["STEPS"]],
+        "sizes": sides,
+        "steps": [step[0] for step in model.get("STEPS", [])],
         "aspect_ratios": [[ratio for ratio in level if ratio != 1] for level in ratios],
+        **({} if True in squares else {"squares": False}),
     }
 
 
@@ -151,6 +173,11 @@ def _differences(pack: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[st
         name = key if key in outputs else list(outputs)[int(key.removeprefix("out"))]
         if list(outputs[name].shape) != shape:
             raise ValueError(f"{key} is {list(outputs[name].shape)}, the original's is {shape}")
+        # Not left to `difference`: its maximum passes over what is not a number.
+        if not np.isfinite(arrays[key]).all():
+            raise ValueError(f"the pack's own {key} has values that are not finite")
+        if not torch.isfinite(outputs[name]).all():
+            raise ValueError(f"{key} has values that are not finite")
         found[key] = difference(outputs[name], arrays[key])
     if "priors" in arrays:
         found["priors"] = float(abs(sampled(detector.anchors) - arrays["priors"]).max())
@@ -161,6 +188,8 @@ def _priors(anchors: Tensor, expected: dict[str, Any]) -> float:
     """The largest difference of mean, standard deviation and largest magnitude."""
     if list(anchors.shape) != expected["shape"]:
         raise ValueError(f"{len(anchors)} priors, the original has {expected['shape'][0]}")
+    if not torch.isfinite(anchors).all():
+        raise ValueError("priors have values that are not finite")
     pairs = (
         (anchors.mean(), expected["mean"]), (anchors.std(), expected["std"]),
         (anchors.abs().max(), expected["absmax"]),

@@ -9,6 +9,7 @@ import torch
 
 from detectors import dialects
 from detectors.errors import CheckpointError
+from tests.parity import reference
 from tests.parity.__main__ import main
 from tests.parity.fill import difference
 from tests.parity.reference import TOLERANCE, compare, detector_of, published_in, shapes
@@ -27,6 +28,7 @@ def test_the_network_is_the_original(name):
     found = compare(PACKS / f"{name}.json")
     assert found.passed, found.line()
     assert found.differences
+    assert found.differences.get("priors", 0) <= 1e-6
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -81,3 +83,112 @@ def test_a_pack_gives_a_detector_that_finds_objects():
 
 def test_an_output_that_is_not_finite_differs_from_everything():
     assert difference(torch.full((4,), torch.nan), np.zeros(4, dtype=np.float32)) == float("inf")
+
+
+def pack_of(name):
+    return json.loads((PACKS / "ssds" / f"{name}.json").read_text())
+
+
+def written(tmp_path, pack, like=None):
+    """A changed pack as a file, with the samples of an unchanged one."""
+    file = tmp_path / "changed.json"
+    file.write_text(json.dumps(pack))
+    if like is not None:
+        file.with_suffix(".npz").write_bytes((PACKS / "ssds" / f"{like}.npz").read_bytes())
+    return file
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_fail(monkeypatch, value):
+    original = reference.tensors_of
+
+    def broken(detector, images):
+        found = original(detector, images)
+        return found | {"conf": torch.full_like(found["conf"], value)}
+
+    monkeypatch.setattr(reference, "tensors_of", broken)
+    found = compare(PACKS / "ssds" / "ssd_lite_mobilenetv2_train_voc.json")
+    assert not found.passed
+    assert found.fault == "conf has values that are not finite"
+
+
+def test_a_single_output_that_is_not_a_number_fails_though_no_sample_is_taken_there(monkeypatch):
+    original = reference.tensors_of
+
+    def broken(detector, images):
+        found = original(detector, images)
+        found["conf"].flatten()[1] = float("nan")
+        return found
+
+    monkeypatch.setattr(reference, "tensors_of", broken)
+    assert not compare(PACKS / "ssds" / "ssd_lite_mobilenetv2_train_voc.json").passed
+
+
+def test_lists_of_ratios_without_a_1_build_heads_without_squares(tmp_path):
+    pack = pack_of("ssd_resnet50_train_voc")
+    pack["model"]["ASPECT_RATIOS"] = [[2, 3]] * 4 + [[2]] * 2
+    for k, count in enumerate((4, 4, 4, 4, 2, 2)):
+        for head, columns in (("loc", 4), ("conf", 21)):
+            for part in ("weight", "bias"):
+                pack["keys"][f"{head}.{k}.{part}"]["shape"][0] = count * columns
+    del pack["parameters"], pack["priors"]
+    found = compare(written(tmp_path, pack))
+    assert found.line() == "PASS ssd_resnet50_train_voc: keys and shapes"
+
+
+def test_a_narrow_mobilenet_stands_under_further_maps_of_the_depths_that_are_given(tmp_path):
+    pack = pack_of("ssd_lite_mobilenetv1_train_voc")
+    del pack["outputs"], pack["parameters"]
+    pack["model"]["NETS"] = "mobilenet_v1_075"
+    pack["model"]["FEATURE_LAYER"][1][:2] = [384, 768]
+    for key, entry in pack["keys"].items():
+        shape = entry["shape"]
+        if key.startswith("base."):
+            entry["shape"] = [n * 3 // 4 if n >= 32 else n for n in shape]
+        elif key == "norm.weight":
+            entry["shape"] = [384]
+        elif key in ("loc.0.weight", "conf.0.weight"):
+            shape[1] = 384
+        elif key in ("loc.1.weight", "conf.1.weight", "extras.0.0.weight"):
+            shape[1] = 768
+    found = compare(written(tmp_path, pack))
+    assert found.passed, found.line()
+    assert list(found.differences) == ["priors"]
+
+
+def test_sizes_as_two_shares_are_spread_over_the_maps():
+    model = pack_of("ssd_resnet50_train_voc")["model"] | {"SIZES": [0.2, 0.95], "STEPS": []}
+    boxes = reference._boxes(model)
+    assert boxes["sizes"] == pytest.approx([60, 105, 150, 195, 240, 285, 300])
+    assert boxes["steps"] == []
+    assert "squares" not in boxes
+
+
+@pytest.mark.parametrize("ratios", [[[1, 2]] * 5 + [[2]], [[2, 1]] * 6])
+def test_boxes_in_an_order_that_ours_cannot_give_are_a_fault(tmp_path, ratios):
+    pack = pack_of("ssd_resnet50_train_voc")
+    pack["model"]["ASPECT_RATIOS"] = ratios
+    assert "have a 1 on some maps only, or not in front" in compare(written(tmp_path, pack)).fault
+
+
+def test_what_is_no_pack_fails_and_the_next_one_is_still_compared(tmp_path, capsys):
+    (tmp_path / "text.json").write_text("no JSON")
+    (tmp_path / "empty.json").write_text("{}")
+    (tmp_path / "list.json").write_text("[]")
+    without_samples = written(tmp_path, pack_of("ssd_lite_mobilenetv2_train_voc"))
+    good = PACKS / "ssds" / "ssd_resnet50_train_voc.json"
+    names = ("missing", "text", "empty", "list")
+    assert main([*(str(tmp_path / f"{name}.json") for name in names), str(without_samples), str(good)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:4]] == [f"FAIL {name}" for name in names]
+    assert lines[4].startswith(
+        "FAIL ssd_lite_mobilenetv2_train_voc: it is not in the packs' format: KeyError 'loc'"
+    )
+    assert lines[5].startswith("PASS ssd_resnet50_train_voc: priors ")
+    assert lines[6] == "1 of 6 packs pass"
+
+
+def test_outputs_of_the_pruned_original_are_named_as_left_out():
+    found = compare(PACKS / "tencent" / "vgg.json")
+    assert found.passed
+    assert found.line().endswith("; not compared here: pruned_out0, pruned_out1, pruned_out2")
