@@ -37,6 +37,7 @@ class Detector(nn.Module):
 
     Attributes:
         postprocess: thresholds of `detect`; free to change.
+        match_iou: overlap from which `loss` takes an anchor for an object, 0..1; free to change.
         meta: plain data that its file carries along: `parent` is the fingerprint of what it started from.
         anchors: `[A, 4]` float32 centre form, 0..1; absent where none were given.
     """
@@ -56,6 +57,7 @@ class Detector(nn.Module):
         self.normalise = normalise
         self.network = network
         self.postprocess = PostprocessOptions()
+        self.match_iou = 0.5
         self.meta: dict[str, Any] = {}
         self.size = (size[0], size[1])
         if anchors is not None:
@@ -92,7 +94,11 @@ class Detector(nn.Module):
         height, width = self.size
         scale = self.anchors.new_tensor([width, height, width, height])
         return multibox_loss(
-            outputs, self.anchors, [t.boxes / scale for t in targets], [t.labels for t in targets]
+            outputs,
+            self.anchors,
+            [t.boxes / scale for t in targets],
+            [t.labels for t in targets],
+            threshold=self.match_iou,
         )
 
     def detect(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Detections]:

@@ -56,6 +56,7 @@ def ssd_vgg16_bn(
     scales: tuple[float, float] = (0.1, 0.9),
     aspect_ratios: tuple[float, ...] = (2.0, 3.0),
     dilation: int = 6,
+    match_iou: float = 0.5,
 ) -> Detector:
     """SSD over VGG16 with batch norm, for any image size; a narrow one trains from scratch on a CPU.
 
@@ -66,6 +67,8 @@ def ssd_vgg16_bn(
         scales: sides of the smallest and the largest anchor, as shares of the shorter side.
         aspect_ratios: of the anchors, each used both ways, on every map.
         dilation: of fc6; the published 6 spans 13 cells, more than the maps of a small image have.
+        match_iou: overlap from which an anchor is trained for an object; the published 0.5 leaves objects of
+            few pixels one anchor each.
     """
     if min(size) < 64:
         raise ConfigError(f"{spec.name}: size={list(size)} is not [height, width] of at least 64 pixels each")
@@ -79,6 +82,8 @@ def ssd_vgg16_bn(
         )
     if dilation < 1:
         raise ConfigError(f"{spec.name}: dilation={dilation} is not 1 or more")
+    if not 0 < match_iou <= 1:
+        raise ConfigError(f"{spec.name}: match_iou={match_iou} is not between 0 and 1")
     size = (size[0], size[1])
     backbone = Backbone(vgg16_bn(width, dilation=dilation), (RELU4_3_BN, RELU7_BN))
     maps = map_sizes(backbone, size)
@@ -90,7 +95,9 @@ def ssd_vgg16_bn(
         dense_map(scaled(512 if k == 0 else 256, width), 3, 2, 1, bn=True) for k in range(len(maps) - 2)
     ]
     network = SSDNetwork(backbone, extras, 1 + len(spec.classes), anchors)
-    return Detector(spec, network, anchors, size, normalise_of("imagenet"))
+    detector = Detector(spec, network, anchors, size, normalise_of("imagenet"))
+    detector.match_iou = match_iou
+    return detector
 
 
 def _published(spec: DetectorSpec, size: int, anchors: AnchorSpec, extras: tuple[ExtraMap, ...]) -> Detector:

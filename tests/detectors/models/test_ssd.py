@@ -75,7 +75,7 @@ def test_width_scales_every_layer_in_steps_of_eight(width):
         ({"scales": [0.5, 0.2]}, r"scales=\[0.5, 0.2\] is not"),
         ({"scales": [0, 0.2]}, r"scales=\[0, 0.2\] is not"),
         ({"widht": 0.5}, "ssd_vgg16_bn has no option 'widht'; did you mean width"),
-        ({"colour": "red"}, "no option .colour.; known: aspect_ratios, dilation, scales, size, width"),
+        ({"colour": "red"}, "no option .colour.; known: aspect_ratios, dilation, match_iou, scales"),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_clear_error(options, message):
@@ -93,6 +93,8 @@ def test_an_option_that_does_not_fit_is_one_clear_error(options, message):
         {"scales": ["1e-1", 0.8]},
         {"dilation": 0},
         {"dilation": 1.5},
+        {"match_iou": 0},
+        {"match_iou": 1.5},
         {"aspect_ratios": 2.0},
         {"aspect_ratios": [0]},
         {"aspect_ratios": [-2.0]},
@@ -152,3 +154,17 @@ def test_loss_takes_boxes_in_pixels_of_the_input():
     assert exact.deltas.grad[0, 300].abs().max() < 1e-5
     again = detector.losses(torch.rand(1, 3, 64, 128), [Target.of(box[None], [1])])
     assert all(term.requires_grad and torch.isfinite(term) for term in again.values())
+
+
+def test_a_lower_overlap_trains_more_anchors_for_an_object():
+    strict, lax = (
+        build("ssd_vgg16_bn", CLASSES, size=[64, 64], width=NARROW, match_iou=match_iou).train()
+        for match_iou in (0.5, 0.2)
+    )
+    lax.load_state_dict(strict.state_dict())
+    images, targets = torch.rand(1, 3, 64, 64), [Target.of([[10, 12, 30, 34]], [0])]
+    with torch.no_grad():
+        outputs = strict(images)
+    assert strict.loss(outputs, targets)["boxes"] != lax.loss(outputs, targets)["boxes"]
+    lax.match_iou = 0.5
+    assert strict.loss(outputs, targets)["boxes"] == lax.loss(outputs, targets)["boxes"]
