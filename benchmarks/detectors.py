@@ -1,9 +1,10 @@
-"""Ours and its peers in turn, in one process: python benchmarks/peers.py [--quick] [--out FOLDER].
+"""Ours and its peers in turn, in one process: python -m benchmarks.detectors [--quick] [--out FOLDER].
 
 SSD300 here and in torchvision (a forward pass and a training step at batch 8), our post-processing and the
-loop over classes that ssd.pytorch has, and what a proven cut takes. Writes peers.json and peers.md to
-benchmarks/results: medians, spread, ratios, machine and date. To be run on an idle machine; about five
-minutes on two cores. `--quick` runs the same code on small detectors, to see that it runs.
+loop over classes that ssd.pytorch has, and what a proven cut takes. Writes detectors.json and detectors.md to
+benchmarks/results: medians, spread, ratios, machine and date. To be run on an idle machine, as a module: as
+a script it would hide the package of its name. About five minutes on two cores; `--quick` runs the same code
+on small detectors, to see that it runs.
 """
 
 import argparse
@@ -18,16 +19,17 @@ from statistics import median
 from typing import Any
 
 import torch
-from main_job import machine
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import detection
 
+from benchmarks.main_job import machine
 from compress.budget import Budget
 from compress.cost import cost_of, subject
 from compress.graph import trace
+from compress.module import make_plan
 from compress.plan import Rules
-from compress.pruning import carry_out, make_plan
+from compress.pruning import carry_out
 from detectors.boxes import area
 from detectors.models import build
 from detectors.postprocess import PostprocessOptions, select
@@ -215,7 +217,7 @@ def measure(quick: bool) -> dict[str, Any]:
     batch, runs = (2, 1) if quick else (8, 5)
     peer, ours = networks(quick)
     facts: dict[str, Any] = {
-        "command": "python benchmarks/peers.py" + (" --quick" if quick else ""),
+        "command": "python -m benchmarks.detectors" + (" --quick" if quick else ""),
         "date": date.today().isoformat(),
         "machine": machine(),
         "threads": torch.get_num_threads(),
@@ -285,8 +287,8 @@ def main(quick: bool, out: Path) -> None:
     facts = measure(quick)
     text = summary(facts)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "peers.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    (out / "peers.md").write_text(text, encoding="utf-8")
+    (out / "detectors.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (out / "detectors.md").write_text(text, encoding="utf-8")
     print(text)
 
 
@@ -295,5 +297,5 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="small detectors, few runs")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of peers.json and peers.md")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of detectors.json and detectors.md")
     main(**vars(parser.parse_args()))
