@@ -24,6 +24,7 @@ from detectors.files import held, write_text
 from detectors.loading import LEFT_OUT, class_difference, detector_in, load_backbone
 from detectors.models import DETECTORS, build
 from detectors.models.base import Detector
+from detectors.registry import join
 from detectors.settings import TrainConfig
 
 # These change how fast a run goes, never what it gives, so a run may be resumed with others.
@@ -183,6 +184,9 @@ def describe(dataset: Dataset, split: str, limit: int = 5) -> str:
 
 def _check_names(recipe: Recipe) -> None:
     """Raises ConfigError for a name that no registry knows, before anything slow begins."""
+    if recipe.detector.module is not None:
+        DETECTORS.names()  # ours first, so that a name taken twice is reported in the user's module
+        join(recipe.detector.module)
     DATASETS[recipe.data.name]
     AUGMENTATIONS[recipe.data.augment]
     METRICS[recipe.eval.metric]

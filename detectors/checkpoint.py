@@ -17,7 +17,7 @@ from torch import Tensor
 from detectors.errors import CheckpointError, ConfigError
 from detectors.files import write_whole
 from detectors.geometry import Geometry, apply_geometry, geometry_of, resized
-from detectors.models import build
+from detectors.models import DETECTORS, build
 from detectors.models.base import Detector
 from detectors.registry import did_you_mean
 from detectors.types import DetectorSpec
@@ -63,6 +63,7 @@ def restore(checkpoint: Checkpoint, source: str = "checkpoint") -> Detector:
     Raises:
         CheckpointError: a spec, geometry and state that do not fit each other.
     """
+    check_known(checkpoint.spec, source)
     try:
         detector = build(checkpoint.spec.name, checkpoint.spec.classes, **checkpoint.spec.options)
         apply_geometry(detector, checkpoint.geometry)
@@ -71,6 +72,15 @@ def restore(checkpoint: Checkpoint, source: str = "checkpoint") -> Detector:
     fill(detector, checkpoint.state, source)
     detector.meta = dict(checkpoint.meta)
     return detector.eval()
+
+
+def check_known(spec: DetectorSpec, source: str) -> None:
+    """Raises CheckpointError where no module that was imported registers the detector of a file."""
+    if spec.name not in DETECTORS.names():
+        raise CheckpointError(
+            f"{source}: unknown detector {spec.name!r}{did_you_mean(spec.name, DETECTORS.names())} (one of your "
+            "own needs its module imported first; in a recipe, detector.module=MODULE)"
+        )
 
 
 def save(detector: Detector, path: str | Path, **meta: Any) -> None:

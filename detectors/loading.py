@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors import dialects
-from detectors.checkpoint import fill, is_ours, parse, plain, read, restore
+from detectors.checkpoint import check_known, fill, is_ours, parse, plain, read, restore
 from detectors.dialects import backbone_files
 from detectors.errors import CheckpointError
 from detectors.geometry import apply_geometry, geometry_of
@@ -135,6 +135,7 @@ def _ours(
 ) -> Detector:
     checkpoint = parse(payload, source)
     spec = checkpoint.spec
+    check_known(spec, source)
     if name is not None and name != spec.name:
         raise CheckpointError(
             f"{source} holds a {spec.name}, not a {name}; set detector.name to match, or take it out"

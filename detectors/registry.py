@@ -2,7 +2,9 @@
 
 import difflib
 import importlib
+import os
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
@@ -62,6 +64,27 @@ class Registry(Generic[T]):
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
             importlib.import_module(f"{self._package}.{module.name}")
+
+
+def join(module: str) -> None:
+    """Imports a user's own module, so that what it registers can be named.
+
+    Args:
+        module: dotted name, found beside the scripts, in the current folder or on PYTHONPATH.
+
+    Raises:
+        ConfigError: it cannot be found, or imports something that cannot.
+    """
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"detector.module={module} cannot be imported ({error}); give a dotted name, such as "
+            "my_package.my_file, of a file below the current folder or on PYTHONPATH"
+        ) from None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

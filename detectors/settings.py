@@ -32,6 +32,7 @@ class DetectorConfig:
     """Which detector to build."""
 
     name: str | None = setting(None, "a name of `--list`; null: what the checkpoint `model` says")
+    module: str | None = setting(None, "your own module, imported first: my_package.my_file registers in it")
     size: list[int] | None = setting(None, "input [height, width] in pixels; null: the detector's own")
     width: float | None = setting(None, "multiplier on every channel count; null: the detector's own")
     backbone_weights: str | None = setting(None, "weights of a backbone alone; read where no model is given")

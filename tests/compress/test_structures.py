@@ -1,18 +1,25 @@
 """What pruning tools stumble over is cut so that slim equals masked, or kept whole by name, and no third."""
 
+import gc
 import random
+import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
-from structures import CASES, OUTPUT, Case
+from cases import CASES, OUTPUT, Case, conv
+from small_detectors import small
+from structures import Between
 from test_surgery import difference
 from toys import inputs, shaken
 
+from compress import rules
 from compress.cost import cost_of
 from compress.graph import trace
-from compress.plan import plan_of
+from compress.plan import Rules, plan_of, ratio_widths
 from compress.surgery import cut, masked
 from detectors.geometry import apply_geometry, geometry_of
+from detectors.models import build
 
 
 def built(case: Case, seed: int = 0) -> torch.nn.Module:
@@ -24,6 +31,10 @@ def built(case: Case, seed: int = 0) -> torch.nn.Module:
     return model
 
 
+UNUSED = "ignore:input's size at dim=1"  # torch's word on an instance norm without weights
+
+
+@pytest.mark.filterwarnings(UNUSED)
 @pytest.mark.parametrize("name", CASES)
 def test_a_structure_has_the_groups_that_it_allows_and_names_the_rest(name: str) -> None:
     case = CASES[name]
@@ -34,7 +45,7 @@ def test_a_structure_has_the_groups_that_it_allows_and_names_the_rest(name: str)
     assert all(part in rest[layer] for layer, part in case.whole.items()), rest
 
 
-@pytest.mark.filterwarnings("ignore:input's size at dim=1")  # of an instance norm that uses none
+@pytest.mark.filterwarnings(UNUSED)
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.groups])
 def test_slim_is_masked_costs_what_was_planned_and_loads_again(name: str) -> None:
     case = CASES[name]
@@ -61,3 +72,80 @@ def test_slim_is_masked_costs_what_was_planned_and_loads_again(name: str) -> Non
         again, {group.name: 1 for group in again.groups}, lambda group, keep: torch.ones(group.channels)
     )
     assert cost_of(cut(slim, again, plan, inputs()), inputs()) == plan.after
+
+
+def test_a_rule_that_follows_channels_wrongly_is_found_out_by_the_trial_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(rules.RULES, "channel_shuffle", rules.same)
+    model = built(CASES["channel shuffle"])
+    graph = trace(model, inputs())
+    assert graph.groups == ()
+    assert graph.whole["body"] == "a trial cut of it did not give the masked network"
+
+
+def test_only_the_groups_at_fault_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    middle = torch.nn.Sequential(conv(16, 12), torch.nn.ChannelShuffle(4), conv(12, 16), torch.nn.ReLU())
+    model = shaken(Between(middle)).eval()
+    right = [group.name for group in trace(model, inputs()).groups]
+    monkeypatch.setitem(rules.RULES, "channel_shuffle", rules.same)
+    graph = trace(model, inputs())
+    assert right == ["body", "middle.0", "middle.2"]
+    assert [group.name for group in graph.groups] == ["body", "middle.2"]
+    assert set(graph.whole) == {"middle.0", "head"}
+
+
+def test_flattened_heads_are_followed_as_well_as_maps() -> None:
+    detector = small()
+    images = torch.zeros(1, 3, *detector.size)
+    maps, flat = trace(detector.network, images), trace(detector, images)
+    assert [f"network.{group.name}" for group in maps.groups] == [group.name for group in flat.groups]
+    assert {f"network.{layer}": reason for layer, reason in maps.whole.items()} == flat.whole
+
+
+def test_a_batch_of_one_reaches_the_network_whole() -> None:
+    shapes = []
+
+    class Watched(torch.nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            shapes.append(x.shape)
+            return super().forward(x)
+
+    trace(Watched(3, 4, 3), inputs())
+    assert set(shapes) == {inputs().shape}
+
+
+def test_a_graph_keeps_no_network_alive() -> None:
+    model = built(CASES["squeeze and excitation"])
+    graph, gone = trace(model, inputs()), weakref.ref(model)
+    del model
+    gc.collect()
+    assert graph.groups
+    assert gone() is None
+
+
+def ssd() -> torch.nn.Module:
+    return build("ssd_vgg16_bn", ["a"], size=(300, 300), width=0.125).network
+
+
+def of_one_size() -> torch.nn.Module:
+    body = torch.nn.Conv2d(3, 8, 30, stride=30)
+    return torch.nn.Sequential(body, torch.nn.Flatten(), torch.nn.Linear(8 * 10 * 10, 3))
+
+
+@pytest.mark.parametrize(("network", "seen"), [(ssd, (64, 64)), (of_one_size, (300, 300))])
+def test_the_trial_and_the_proof_run_on_a_small_image_where_one_serves(
+    network: Callable[[], torch.nn.Module], seen: tuple[int, int]
+) -> None:
+    model, images, sizes = network(), torch.zeros(1, 3, 300, 300), set()
+
+    def record(_: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+        if not given[0].is_meta:
+            sizes.add(tuple(given[0].shape[2:]))
+
+    model.register_forward_pre_hook(record)
+    graph = trace(model, images)
+    plan = plan_of(graph, ratio_widths(graph, 0.5, Rules(multiple=1)), lambda g, keep: torch.ones(g.channels))
+    cut(model, graph, plan, images)
+    assert sizes == {seen}
