@@ -84,14 +84,16 @@ class SSDNetwork(nn.Module):
         return predict(maps, self.loc, self.conf)
 
 
-def dense_map(channels: int, kernel: int, stride: int, padding: int, *, bn: bool = False) -> ExtraMap:
-    """SSD's further map (figure 2): 1x1 to half the channels, then kernel x kernel."""
+def dense_map(
+    channels: int, kernel: int, stride: int, padding: int, *, between: int | None = None, bn: bool = False
+) -> ExtraMap:
+    """SSD's further map (figure 2): 1x1 to half the channels, or to `between`, then kernel x kernel."""
 
     def build(inputs: int) -> tuple[list[nn.Module], int]:
-        half = channels // 2
+        narrow = channels // 2 if between is None else between
         return [
-            nn.Sequential(*conv_block(inputs, half, 1, bn=bn)),
-            nn.Sequential(*conv_block(half, channels, kernel, stride=stride, padding=padding, bn=bn)),
+            nn.Sequential(*conv_block(inputs, narrow, 1, bn=bn)),
+            nn.Sequential(*conv_block(narrow, channels, kernel, stride=stride, padding=padding, bn=bn)),
         ], channels
 
     return build
