@@ -85,12 +85,12 @@ class SSDNetwork(nn.Module):
 
 
 def dense_map(
-    channels: int, kernel: int, stride: int, padding: int, *, half: int | None = None, bn: bool = False
+    channels: int, kernel: int, stride: int, padding: int, *, between: int | None = None, bn: bool = False
 ) -> ExtraMap:
-    """SSD's further map (figure 2): 1x1 to half the channels, or to `half`, then kernel x kernel."""
+    """SSD's further map (figure 2): 1x1 to half the channels, or to `between`, then kernel x kernel."""
 
     def build(inputs: int) -> tuple[list[nn.Module], int]:
-        narrow = half or max(1, channels // 2)
+        narrow = channels // 2 if between is None else between
         return [
             nn.Sequential(*conv_block(inputs, narrow, 1, bn=bn)),
             nn.Sequential(*conv_block(narrow, channels, kernel, stride=stride, padding=padding, bn=bn)),

@@ -91,10 +91,9 @@ def ssd_vgg16_bn(
     while len(maps) < 6 and min(maps[-1]) > 2:
         maps.append((-(-maps[-1][0] // 2), -(-maps[-1][1] // 2)))
     anchors = spread(len(maps), min(size), (scales[0], scales[1]), tuple(aspect_ratios))
-    depths = [512 if k == 0 else 256 for k in range(len(maps) - 2)]
-    extras = [
-        dense_map(scaled(depth, width), 3, 2, 1, half=scaled(depth // 2, width), bn=True) for depth in depths
-    ]
+    # Each width is rounded by itself, half of a rounded one would be another.
+    full = [512 if k == 0 else 256 for k in range(len(maps) - 2)]
+    extras = [dense_map(scaled(n, width), 3, 2, 1, between=scaled(n // 2, width), bn=True) for n in full]
     network = SSDNetwork(backbone, extras, 1 + len(spec.classes), anchors)
     detector = Detector(spec, network, anchors, size, normalise_of("imagenet"))
     detector.match_iou = match_iou
