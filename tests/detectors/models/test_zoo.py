@@ -49,7 +49,8 @@ def test_everything_but_the_outputs_is_cut_and_the_slim_file_comes_back(family, 
     torch.manual_seed(0)
     full = build(family, CLASSES, size=[300, 340], width=NARROW, **options)
     graph = trace(*subject(full))
-    assert set(graph.whole.values()) == {"makes an output"}
+    # At this width some of RFB's branches have a single channel.
+    assert set(graph.whole.values()) <= {"makes an output", "has one channel"}
     slim = compress.prune(full, ratio=0.4, multiple=1, floor=0.0)  # proven equal to the masked network inside
     widths = {group.name: group.channels for group in trace(*subject(slim)).groups}
     wide = {group.name: group.channels for group in graph.groups}
