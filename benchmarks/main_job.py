@@ -1,4 +1,4 @@
-"""The main job by the clock: python benchmarks/main_job.py RECIPE [key=value ...].
+"""The main job by the clock: python -m benchmarks.main_job RECIPE [key=value ...].
 
 Runs `train.py` and then `prune.py` in a fresh folder, as a user would, on an idle machine, and writes
 benchmarks/results/main_job_RECIPE.json and .md: seconds of each command from start to exit, the scores, the
@@ -37,7 +37,7 @@ def measure(scratch: Path, recipe: str, *overrides: str) -> None:
     overrides = tuple(text for text in overrides if not text.startswith("model="))
     model = Path(given[0]) if given else scratch / "train" / "model.pth"
     facts: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/main_job.py", recipe, *sys.argv[2:]]),
+        "command": " ".join(["python -m benchmarks.main_job", recipe, *sys.argv[2:]]),
         "date": date.today().isoformat(),
         "machine": machine(),
     }

@@ -1,4 +1,4 @@
-"""The README's table of detectors: python benchmarks/zoo.py [--latency] [--write].
+"""The README's table of detectors: python -m benchmarks.zoo [--latency] [--write].
 
 Builds every configuration of benchmarks/zoo.yaml without memory, counts it, writes
 benchmarks/results/zoo.json and prints the table. `--latency` times the dense networks anew, one after the
