@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 import yaml
-from main_job import machine
 from torchvision.models import get_weight
 
+from benchmarks.main_job import machine
 from compress.cost import Cost, cost_of
 from compress.latency import measure
 from detectors.models import build

@@ -1,24 +1,14 @@
 """The README's table of detectors: what is timed, what is shown, where it goes."""
 
-import importlib
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from benchmarks import zoo
 
 
 @pytest.fixture
-def zoo(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    yield importlib.import_module("zoo")
-    sys.modules.pop("zoo")
-
-
-@pytest.fixture
-def small(zoo):
+def small():
     options = {"size": [64, 96], "width": 0.0625}
     return zoo.Entry("ssd_vgg16_bn", 20, options, 71.5, "a paper")
 
@@ -27,7 +17,7 @@ def measured(found):
     return {"latency": found, "measured": "2026-01-02", "machine": "a machine"}
 
 
-def test_times_missing_are_a_dash_and_there_is_no_line_about_them(zoo, small):
+def test_times_missing_are_a_dash_and_there_is_no_line_about_them(small):
     counts = {small.label: zoo.count(small)}
     text = zoo.table([small], counts, {})
     row = text.splitlines()[-1]
@@ -36,7 +26,7 @@ def test_times_missing_are_a_dash_and_there_is_no_line_about_them(zoo, small):
     assert "machine" not in text
 
 
-def test_a_time_is_that_of_the_clock_and_of_the_network_that_was_timed(zoo, small):
+def test_a_time_is_that_of_the_clock_and_of_the_network_that_was_timed(small):
     size, cost = zoo.count(small)
     ticks = itertools.count()
     found = zoo.clocked(small, cost.macs, clock=lambda: next(ticks) / 1000)
@@ -51,18 +41,18 @@ def test_a_time_is_that_of_the_clock_and_of_the_network_that_was_timed(zoo, smal
     assert zoo.table([small], {small.label: (size, cost)}, measured({small.label: other})).endswith(" | - |")
 
 
-def test_what_torchvision_says_of_a_file_is_asked_of_torchvision(zoo):
+def test_what_torchvision_says_of_a_file_is_asked_of_torchvision():
     (entry,) = (entry for entry in zoo.entries() if entry.detector == "torchvision_ssd300_vgg16")
     assert entry.map == 25.1
     assert entry.address == "https://download.pytorch.org/models/ssd300_vgg16_coco-b556d3b4.pth"
 
 
-def test_no_two_rows_are_the_same_configuration(zoo):
+def test_no_two_rows_are_the_same_configuration():
     labels = [entry.label for entry in zoo.entries()]
     assert len(set(labels)) == len(labels)
 
 
-def test_the_table_goes_between_its_markers_and_nothing_else_changes(zoo):
+def test_the_table_goes_between_its_markers_and_nothing_else_changes():
     assert zoo.placed("a\n<!-- zoo -->\nold\n<!-- /zoo -->\nb", "new") == (
         "a\n<!-- zoo -->\nnew\n<!-- /zoo -->\nb"
     )
