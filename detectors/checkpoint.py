@@ -77,9 +77,10 @@ def restore(checkpoint: Checkpoint, source: str = "checkpoint") -> Detector:
 def check_known(spec: DetectorSpec, source: str) -> None:
     """Raises CheckpointError where no module that was imported registers the detector of a file."""
     if spec.name not in DETECTORS.names():
+        hint = did_you_mean(spec.name, DETECTORS.names())
         raise CheckpointError(
-            f"{source}: unknown detector {spec.name!r}{did_you_mean(spec.name, DETECTORS.names())} (one of "
-            "your own needs its module imported first; in a recipe, detector.module=MODULE)"
+            f"{source}: unknown detector {spec.name!r}{hint} (one of your own needs its module imported "
+            "first; in a recipe, detector.module=MODULE)"
         )
 
 
