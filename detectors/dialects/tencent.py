@@ -20,21 +20,23 @@ def tencent(state: State) -> Iterable[Layout]:
             yield Layout("ssd", {"backbone": backbone, "layout": "tencent"}, _RENAMES[backbone])
 
 
-def _resnet(key: str) -> str:
+def resnet_key(key: str) -> str:
+    """A key of SSD over ResNet-50."""
     key = re.sub(r"^base\.", "backbone.features.", key)
     key = re.sub(r"^extras\.(\d+)\.", r"extras.\1.0.", key)
     return key.replace("L2Norm.weight", "norm.weight")
 
 
-def _mobilenet_v1(key: str) -> str | None:
-    # The last block is built there, and never run.
+def mobilenet_v1_key(key: str) -> str | None:
+    """A key of SSD over MobileNetV1; None for the block that is built there and never run."""
     if key.startswith("base.13."):
         return None
-    return _resnet(re.sub(r"^base\.(\d+)\.(\d+)\.", r"base.\1.conv.\2.", key))
+    return resnet_key(re.sub(r"^base\.(\d+)\.(\d+)\.", r"base.\1.conv.\2.", key))
 
 
-def _mobilenet_v2(key: str) -> str:
-    return _resnet(re.sub(r"^base\.(0|18)\.(\d+)\.", r"base.\1.conv.\2.", key))
+def mobilenet_v2_key(key: str) -> str:
+    """A key of SSD over MobileNetV2."""
+    return resnet_key(re.sub(r"^base\.(0|18)\.(\d+)\.", r"base.\1.conv.\2.", key))
 
 
-_RENAMES = {"resnet50": _resnet, "mobilenet_v1": _mobilenet_v1, "mobilenet_v2": _mobilenet_v2}
+_RENAMES = {"resnet50": resnet_key, "mobilenet_v1": mobilenet_v1_key, "mobilenet_v2": mobilenet_v2_key}

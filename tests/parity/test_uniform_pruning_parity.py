@@ -12,9 +12,12 @@ from compress.recipe import Recipe
 from detectors.config import load as load_recipe
 from detectors.data.voc import VOC_CLASSES
 from detectors.dialects.ssd_pytorch import key_of
+from detectors.dialects.tencent import resnet_key
 from detectors.models.base import Detector
+from tests.parity.reference import detector_of
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "prune" / "uniform_l1.yaml"
+RESNET_RECIPE = RECIPE.parents[1] / "tencent" / "tencent_ssd_resnet50_voc0712.yaml"
 PACK = Path(__file__).parent / "packs" / "tencent" / "vgg"
 TOLERANCE = 5e-4  # the packs' README
 
@@ -84,3 +87,22 @@ def test_scoring_on_the_dense_weights_chooses_other_filters(dense, pruned):
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
     assert torch.equal(ours["backbone.features.0.weight"], theirs["backbone.features.0.weight"])
     assert not torch.equal(ours["backbone.features.28.weight"], theirs["backbone.features.28.weight"])
+
+
+def test_the_resnet_is_pruned_to_the_same_shapes():
+    # Its outputs differ by right: the original lost the batch norm statistics.
+    description, _ = load(PACK.with_name("resnet"))
+    settings = load_recipe(Recipe, RESNET_RECIPE).prune
+    dense = detector_of(description)
+    slim = compress.prune(
+        dense,
+        ratio=settings.ratio,
+        criterion=settings.criterion,
+        order=settings.order,
+        skip=tuple(settings.skip),
+        multiple=settings.multiple,
+        floor=settings.floor,
+    )
+    expected = {resnet_key(key): shape for key, shape in description["pruned"]["shapes"].items()}
+    assert {key: list(t.shape) for key, t in slim.network.state_dict().items()} == expected
+    assert sum(p.numel() for p in slim.parameters()) == description["pruned"]["parameters"] == 26_372_055
