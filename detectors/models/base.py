@@ -38,6 +38,7 @@ class Detector(nn.Module):
     Attributes:
         postprocess: thresholds of `detect`; free to change.
         match_iou: overlap from which `loss` takes an anchor for an object, 0..1; free to change.
+        negatives: mined background anchors for each positive one of an image; free to change.
         meta: plain data that its file carries along: `parent` is the fingerprint of what it started from.
         anchors: `[A, 4]` float32 centre form, 0..1; absent where none were given.
     """
@@ -58,6 +59,7 @@ class Detector(nn.Module):
         self.network = network
         self.postprocess = PostprocessOptions()
         self.match_iou = 0.5
+        self.negatives = 3.0
         self.meta: dict[str, Any] = {}
         self.size = (size[0], size[1])
         if anchors is not None:
@@ -99,6 +101,7 @@ class Detector(nn.Module):
             [t.boxes / scale for t in targets],
             [t.labels for t in targets],
             threshold=self.match_iou,
+            negatives=self.negatives,
         )
 
     def detect(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Detections]:

@@ -57,6 +57,7 @@ def ssd_vgg16_bn(
     aspect_ratios: tuple[float, ...] = (2.0, 3.0),
     dilation: int = 6,
     match_iou: float = 0.5,
+    negatives: float = 3.0,
 ) -> Detector:
     """SSD over VGG16 with batch norm, for any image size; a narrow one trains from scratch on a CPU.
 
@@ -69,6 +70,7 @@ def ssd_vgg16_bn(
         dilation: of fc6; the published 6 spans 13 cells, more than the maps of a small image have.
         match_iou: overlap from which an anchor is trained for an object; the published 0.5 leaves objects of
             few pixels one anchor each.
+        negatives: mined background anchors for each positive one; 3 as published.
     """
     if min(size) < 64:
         raise ConfigError(f"{spec.name}: size={list(size)} is not [height, width] of at least 64 pixels each")
@@ -84,6 +86,8 @@ def ssd_vgg16_bn(
         raise ConfigError(f"{spec.name}: dilation={dilation} is not 1 or more")
     if not 0 < match_iou <= 1:
         raise ConfigError(f"{spec.name}: match_iou={match_iou} is not between 0 and 1")
+    if negatives <= 0:
+        raise ConfigError(f"{spec.name}: negatives={negatives} is not above 0")
     size = (size[0], size[1])
     backbone = Backbone(vgg16_bn(width, dilation=dilation), (RELU4_3_BN, RELU7_BN))
     maps = map_sizes(backbone, size)
@@ -96,7 +100,7 @@ def ssd_vgg16_bn(
     extras = [dense_map(scaled(n, width), 3, 2, 1, between=scaled(n // 2, width), bn=True) for n in full]
     network = SSDNetwork(backbone, extras, 1 + len(spec.classes), anchors)
     detector = Detector(spec, network, anchors, size, normalise_of("imagenet"))
-    detector.match_iou = match_iou
+    detector.match_iou, detector.negatives = match_iou, negatives
     return detector
 
 

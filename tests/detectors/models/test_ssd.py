@@ -75,7 +75,7 @@ def test_width_scales_every_layer_in_steps_of_eight(width):
         ({"scales": [0.5, 0.2]}, r"scales=\[0.5, 0.2\] is not"),
         ({"scales": [0, 0.2]}, r"scales=\[0, 0.2\] is not"),
         ({"widht": 0.5}, "ssd_vgg16_bn has no option 'widht'; did you mean width"),
-        ({"colour": "red"}, "no option .colour.; known: aspect_ratios, dilation, match_iou, scales"),
+        ({"colour": "red"}, "no option .colour.; known: aspect_ratios, dilation, match_iou, neg"),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_clear_error(options, message):
@@ -95,6 +95,7 @@ def test_an_option_that_does_not_fit_is_one_clear_error(options, message):
         {"dilation": 1.5},
         {"match_iou": 0},
         {"match_iou": 1.5},
+        {"negatives": 0},
         {"aspect_ratios": 2.0},
         {"aspect_ratios": [0]},
         {"aspect_ratios": [-2.0]},
@@ -166,5 +167,8 @@ def test_a_lower_overlap_trains_more_anchors_for_an_object():
     with torch.no_grad():
         outputs = strict(images)
     assert strict.loss(outputs, targets)["boxes"] != lax.loss(outputs, targets)["boxes"]
-    lax.match_iou = 0.5
+    lax.match_iou, lax.negatives = 0.5, 6.0
+    assert strict.loss(outputs, targets)["classes"] < lax.loss(outputs, targets)["classes"]
+    lax.negatives = 3.0
+    assert strict.loss(outputs, targets)["classes"] == lax.loss(outputs, targets)["classes"]
     assert strict.loss(outputs, targets)["boxes"] == lax.loss(outputs, targets)["boxes"]
