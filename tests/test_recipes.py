@@ -46,7 +46,10 @@ def header(path: Path) -> str:
 def commands(path: Path) -> list[list[str]]:
     """The words of every command line in a header, from the script on."""
     found = re.findall(r"^ +(?:make \w+ +# = )?python (.+)$", header(path), re.MULTILINE)
-    return [shlex.split(line, comments=True) for line in found]
+    lines = [shlex.split(line, comments=True) for line in found]
+    return [
+        [f"{words[1].replace('.', '/')}.py", *words[2:]] if words[0] == "-m" else words for words in lines
+    ]
 
 
 def detector_of(recipe: Recipe) -> Detector:
