@@ -69,9 +69,7 @@ def test_the_table_of_detectors_in_the_readme_is_what_they_cost_and_took() -> No
     assert readme == zoo.placed(readme, zoo.table(entries, counts, measured))
 
 
-@pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("benchmarks/results/*.md")), ids=lambda path: path.name
-)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/results/*.md")), ids=lambda path: path.name)
 def test_the_tables_in_the_readme_are_those_that_were_measured(path: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert path.read_text(encoding="utf-8").strip() in readme
