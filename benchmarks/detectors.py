@@ -293,9 +293,8 @@ def main(quick: bool, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--quick", action="store_true", help="small detectors, few runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of detectors.json and detectors.md")
     main(**vars(parser.parse_args()))
