@@ -115,12 +115,7 @@ def fasterrcnn_mobilenet_v3_large_320_fpn(
 ) -> TwoStage:
     """torchvision's Faster R-CNN over MobileNetV3-Large with a feature pyramid, for small images.
 
-    Args:
-        spec: name and classes.
-        size: (height, width) of the input.
-        norm: frozen keeps the statistics of the backbone's batch norms; batch trains them.
-        proposals: boxes of an image that reach the second stage at inference, 1 or more; as many are counted
-            in the cost.
+    Args as `fasterrcnn_resnet50_fpn`.
     """
     return _two_stage(spec, detection.fasterrcnn_mobilenet_v3_large_320_fpn, size, norm, proposals)
 
