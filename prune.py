@@ -22,10 +22,9 @@ from compress.recipe import Recipe
 
 def prune(recipe: Recipe, path: str) -> None:
     """The steps of the module's docstring."""
-    from compress.cost import cost_of
     from compress.report import markdown, verdict, widths_table
     from compress.rounds import Run
-    from compress.schedule import plan_round
+    from compress.schedule import check, plan_round
     from compress.session import describe, headline, need_model, open_all, run_folder
     from detectors.config import changes
     from detectors.engine.distributed import joined
@@ -34,13 +33,15 @@ def prune(recipe: Recipe, path: str) -> None:
     need_model(recipe, "prune.py")
     with joined() as place:
         detector, (training, test) = open_all(recipe, ["train", "test"], place)
-        graph, plan = plan_round(recipe.prune, 1, detector, cost_of(detector))
+        check(recipe, detector)
         if place.leads:
             print(f"{changes(recipe)}\n\n{recipe.model}: {headline(detector)}")
             print(describe(training, "train"))
-            print(describe(test, "test"))
-            print(f"\n{widths_table(graph, plan)}\n", flush=True)
+            print(f"{describe(test, 'test')}\n", flush=True)
         if recipe.dry_run:
+            graph, plan = plan_round(recipe, 1, detector, training, place)
+            if place.leads:
+                print(widths_table(graph, plan))
             return
         sections = ["detector", "data", "prune", "finetune", "eval"]
         with run_folder(recipe, Path("prunes") / Path(path).stem, sections, place) as folder:

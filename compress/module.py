@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from compress.budget import Budget, on_the_way, parse_limit
 from compress.cost import Cost, cost_of_layers
 from compress.criteria import CRITERIA
+from compress.evidence import Evidence
 from compress.graph import trace
 from compress.groups import Graph, Group
 from compress.inputs import Inputs
@@ -191,6 +192,7 @@ def make_plan(
     criterion: str = "l1",
     choice: str = "uniform",
     order: str = "parallel",
+    evidence: Evidence | None = None,
 ) -> Plan:
     """Scores the groups of a network and chooses what stays; arguments as in `prune_module`."""
     for key, value, known in (("choice", choice, CHOICES), ("order", order, ORDERS)):
@@ -216,11 +218,12 @@ def make_plan(
         widths = uniform_widths(graph, budget, rules)
     else:
         widths = global_widths(
-            graph, {group.name: score(network, group) for group in graph.groups}, budget, rules
+            graph, {group.name: score(network, group, evidence) for group in graph.groups}, budget, rules
         )
 
     def scores(group: Group, keep: dict[str, tuple[int, ...]]) -> Tensor:
-        return score(masked(network, graph, keep) if order == "sequential" and keep else network, group)
+        judged = masked(network, graph, keep) if order == "sequential" and keep else network
+        return score(judged, group, evidence)
 
     return plan_of(graph, widths, scores)
 

@@ -42,8 +42,17 @@ class PruneConfig:
     epochs: list[int] | None = setting(
         None, "fine-tuning epochs of each round; null: finetune.epochs in every round"
     )
-    recalibrate: Literal["none", "bn"] = setting("bn", "bn: after a cut, measure batch norm statistics anew")
-    recalibration_images: int = setting(512, "training images that the statistics are measured on, at most")
+    compensate: Literal["none", "mean", "refit"] = setting(
+        "none",
+        "what makes up for removed channels in the layers that read them: their mean, in the bias; or refit: "
+        "least squares on the channels that stay",
+    )
+    recalibrate: Literal["none", "norms"] = setting(
+        "norms", "norms: after a cut, measure batch norm statistics and L2Norm scales anew"
+    )
+    calibration_images: int = setting(
+        512, "training images, at most, that scores, compensation and statistics are measured on"
+    )
     latency_runs: int = setting(30, "timed forward passes behind each latency; 0: none")
 
     def __post_init__(self) -> None:
@@ -54,8 +63,8 @@ class PruneConfig:
         require(self.multiple >= 1, "prune.multiple", self.multiple, "1 or more")
         for name in ("floor", "largest_cut"):
             require(0 <= getattr(self, name) <= 1, f"prune.{name}", getattr(self, name), "between 0 and 1")
-        images = self.recalibration_images
-        require(images >= 1, "prune.recalibration_images", images, "1 or more")
+        images = self.calibration_images
+        require(images >= 1, "prune.calibration_images", images, "1 or more")
         require(self.latency_runs >= 0, "prune.latency_runs", self.latency_runs, "0 or more")
 
 

@@ -1,31 +1,29 @@
 """Rounds of cutting, recalibrating, fine-tuning and scoring, each phase recorded: a run can stop anywhere."""
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from compress.calibration import recalibrated
 from compress.cost import Cost, cost_of, subject
 from compress.graph import trace
 from compress.latency import Latency, measure
 from compress.ledger import Entry, Ledger
 from compress.pruning import carry_out
-from compress.recalibrate import batch_norm_statistics
 from compress.recipe import Recipe
 from compress.report import widths_table
 from compress.schedule import plan_round
 from compress.session import loader_of, predictions_of, scored
 from detectors.checkpoint import fingerprint, save
 from detectors.data import Dataset
-from detectors.data.loader import train_loader
 from detectors.engine.distributed import Place, wait
 from detectors.engine.loop import fit
 from detectors.errors import RunError
 from detectors.evaluation.run import Predictions, paired_difference
+from detectors.files import write_text
 from detectors.loading import load
 from detectors.models.base import Detector
 from detectors.settings import TrainConfig
@@ -130,10 +128,18 @@ class Run:
 
     def _cut(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
         start = self._start_entry()
-        graph, plan = plan_round(self.recipe.prune, number, detector, Cost(**start["cost"]), start["widths"])
+        graph, plan = plan_round(
+            self.recipe,
+            number,
+            detector,
+            self.training,
+            self.place,
+            first=(Cost(**start["cost"]), start["widths"]),
+        )
         slim = carry_out(detector, graph, plan)
-        if number > 1:  # those of the first round were shown before it began
-            self._say(f"\n{widths_table(graph, plan, number)}\n")
+        if self.place.leads:
+            write_text(self._plan_file(number), json.dumps({"keep": plan.keep}))
+        self._say(f"\n{widths_table(graph, plan, number)}\n")
         self._say(f"round {number}: cut and proven: {plan.before} -> {plan.after}")
         return slim, {
             "cost": asdict(plan.after),
@@ -141,28 +147,13 @@ class Run:
         }
 
     def _recalibrate(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
-        settings = self.recipe.prune
-        measured = 0
-        if settings.recalibrate == "bn":
-            measured = batch_norm_statistics(detector, self._calibration_images(detector))
+        path = self._before(number, "cut")
+        before = load(path).to(self.place.device) if path else self.first
+        keep = json.loads(self._plan_file(number).read_text(encoding="utf-8"))["keep"]
+        facts = recalibrated(self.recipe, before, detector, keep, self.training, self.place)
         score = scored(self.recipe, detector, predictions_of(self.recipe, detector, self.test, self.place))
         self._say(f"round {number}: before fine-tuning {score.line()}")
-        return detector, {"batch_norms": measured, "score": score.to_dict()}
-
-    def _calibration_images(self, detector: Detector) -> Iterator[Tensor]:
-        """Batches of plain training images, the same in every process, which so gets the same statistics."""
-        wanted = self.recipe.prune.recalibration_images
-        batch = min(wanted, self.recipe.finetune.batch)
-        loader = train_loader(
-            self.training,
-            size=detector.size,
-            batch=batch,
-            augment="none",
-            seed=self.recipe.finetune.seed,
-            workers=self.recipe.data.workers,
-        )
-        for found in islice(loader.epoch(0), max(1, wanted // batch)):
-            yield found.images.to(self.place.device)
+        return detector, {**facts, "score": score.to_dict()}
 
     def _finetune(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
         settings = self._finetuning(number)
@@ -235,6 +226,9 @@ class Run:
         return self.folder / (
             f"round_{number:02d}.pth" if phase == "finetune" else f"round_{number:02d}.{phase}.pth"
         )
+
+    def _plan_file(self, number: int) -> Path:
+        return self.folder / f"round_{number:02d}.plan.json"
 
     def _tidy(self, number: int) -> None:
         for leftover in ("cut", "recalibrate", "state"):

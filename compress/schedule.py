@@ -1,50 +1,78 @@
 """How a budget is approached over the rounds of a run, and what one round cuts."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from compress.budget import Budget, on_the_way, parse_limit
-from compress.cost import Cost, subject
+from compress.calibration import evidence_of
+from compress.cost import Cost, cost_of_layers, subject
+from compress.criteria import CRITERIA
+from compress.evidence import Evidence
 from compress.graph import trace
 from compress.groups import Graph
 from compress.module import make_plan
 from compress.plan import Plan, Rules, check_reachable, smallest_cost
-from compress.recipe import PruneConfig
+from compress.recipe import PruneConfig, Recipe
+from detectors.data import Dataset
+from detectors.engine.distributed import Place
 from detectors.models.base import Detector
 
 
+def check(recipe: Recipe, detector: Detector) -> None:
+    """Raises PlanError for what can be known of a run to be impossible before anything slow begins.
+
+    A criterion that needs data is stood in for by one that does not.
+    """
+    settings = recipe.prune
+    graph = trace(*subject(detector))
+    final = budget_of_round(settings, cost_of_layers(graph.layers), settings.rounds)
+    check_reachable(graph, final, rules_of(settings), settings.rounds)
+    criterion = "l1" if CRITERIA[settings.criterion].needs else settings.criterion
+    _planned(replace(settings, criterion=criterion), 1, detector, graph, None, Evidence())
+
+
 def plan_round(
-    settings: PruneConfig,
+    recipe: Recipe,
     number: int,
     detector: Detector,
-    first_cost: Cost,
-    first_widths: dict[str, int] | None = None,
+    training: Dataset,
+    place: Place,
+    first: tuple[Cost, dict[str, int]] | None = None,
 ) -> tuple[Graph, Plan]:
     """The graph of a detector, and what a round cuts from it.
 
     Args:
-        settings: of the run.
+        recipe: of the run.
         number: of the round, from 1.
         detector: as the round before left it.
-        first_cost: of the run's first model; shares refer to it.
-        first_widths: channels of each group of that model; None: the detector is that model.
+        training: images that the criterion may look at.
+        place: this process.
+        first: cost, which shares refer to, and channels of each group of the run's first model; None: the
+            detector is that model.
 
     Raises:
-        PlanError: the budget cannot be met.
+        PlanError: the budget cannot be met, or the criterion cannot serve this detector.
     """
-    network, inputs = subject(detector)
-    graph = trace(network, inputs)
-    if number == 1:
-        # Asked where it can be told, not after the fine-tuning of all rounds but the last.
-        rules = Rules(settings.multiple, settings.floor, settings.largest_cut, tuple(settings.skip))
-        final = budget_of_round(settings, first_cost, settings.rounds)
-        check_reachable(graph, final, rules, settings.rounds)
-    rules = Rules(settings.multiple, settings.floor, settings.largest_cut, tuple(settings.skip), first_widths)
+    graph = trace(*subject(detector))
+    evidence = evidence_of(recipe, detector, graph, training, place)
+    return graph, _planned(recipe.prune, number, detector, graph, first, evidence)
+
+
+def _planned(
+    settings: PruneConfig,
+    number: int,
+    detector: Detector,
+    graph: Graph,
+    first: tuple[Cost, dict[str, int]] | None,
+    evidence: Evidence,
+) -> Plan:
+    first_cost, first_widths = first or (cost_of_layers(graph.layers), None)
+    rules = rules_of(settings, first_widths)
     budget = budget_of_round(settings, first_cost, number)
     if number < settings.rounds:
         # A limit on the way is no promise: where it is out of reach, the round goes as far as it can.
         budget = budget.at_least(smallest_cost(graph, rules))
-    plan = make_plan(
-        network,
+    return make_plan(
+        subject(detector)[0],
         graph,
         budget,
         rules,
@@ -52,8 +80,13 @@ def plan_round(
         criterion=settings.criterion,
         choice=settings.choice,
         order=settings.order,
+        evidence=evidence,
     )
-    return graph, plan
+
+
+def rules_of(settings: PruneConfig, first_widths: dict[str, int] | None = None) -> Rules:
+    """What every plan of a run keeps to."""
+    return Rules(settings.multiple, settings.floor, settings.largest_cut, tuple(settings.skip), first_widths)
 
 
 def budget_of_round(settings: PruneConfig, first: Cost, number: int) -> Budget:

@@ -12,15 +12,8 @@ Geometry = dict[str, dict[str, int]]
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d | TRANSPOSED
 # Those with a row of parameters or statistics for each channel, and no other state that depends on them.
-NORMS = (
-    nn.BatchNorm1d
-    | nn.BatchNorm2d
-    | nn.BatchNorm3d
-    | nn.SyncBatchNorm
-    | nn.InstanceNorm1d
-    | nn.InstanceNorm2d
-    | nn.InstanceNorm3d
-)
+BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+NORMS = BATCH_NORMS | nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
 
 
 @runtime_checkable

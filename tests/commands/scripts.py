@@ -31,7 +31,7 @@ data:
 train: {epochs: 2, batch: 4}
 eval: {metric: voc, bootstrap: 10, keep: 10, top_k: 20}
 finetune: {epochs: 1, batch: 4}
-prune: {budget: {macs: 50%}, rounds: 2, multiple: 1, recalibration_images: 8, latency_runs: 2}
+prune: {budget: {macs: 50%}, rounds: 2, multiple: 1, calibration_images: 8, latency_runs: 2}
 """
 
 

@@ -21,7 +21,7 @@ data:
 train: {epochs: 1, batch: 4}
 eval: {metric: voc, bootstrap: 10}
 finetune: {epochs: 1, batch: 4}
-prune: {budget: {macs: 60%}, recalibration_images: 4, latency_runs: 0}
+prune: {budget: {macs: 60%}, calibration_images: 4, latency_runs: 0}
 """
 
 

@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 from torch import nn
-from toys import Concat, Depthwise, Flattened, Residual, ThreeConvs, Transposed, inputs, made
+from toys import Concat, ConvNorm, Depthwise, Flattened, Residual, ThreeConvs, Transposed, inputs, made
 
 from compress.criteria import CRITERIA
+from compress.criteria.subset import subset_gains
+from compress.evidence import Evidence, Moments
 from compress.graph import Group, trace
-from detectors.errors import ConfigError
+from detectors.errors import ConfigError, PlanError
 
 
 def group_of(model: nn.Module, name: str) -> Group:
@@ -88,7 +90,8 @@ def test_scoring_leaves_the_network_alone() -> None:
     model = made(Residual)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for name in CRITERIA.names():
-        CRITERIA[name](model, group_of(model, "stem"))
+        if not CRITERIA[name].needs and name != "bn_scale":
+            CRITERIA[name](model, group_of(model, "stem"))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
@@ -96,3 +99,75 @@ def test_scoring_leaves_the_network_alone() -> None:
 def test_an_unknown_criterion_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"unknown criterion 'l3'.*l1"):
         CRITERIA["l3"]
+
+
+def test_the_filter_next_to_the_others_has_the_least_distance_to_them() -> None:
+    model = made(ThreeConvs)
+    values = [0.0, 1.0, 2.0, 3.0, 10.0, -9.0, 1.5, 0.5]
+    with torch.no_grad():
+        for k, value in enumerate(values):
+            model.a.weight[k] = value
+    scores = CRITERIA["geometric_median"](model, group_of(model, "a"))
+    # Filters of one value: a root mean square over weights is the difference of the values.
+    expected = [sum(abs(one - other) for other in values) / 8 for one in values]
+    assert scores.tolist() == pytest.approx(expected)
+    assert scores.argmin() in (1, 6)
+
+
+def test_the_scale_of_the_norm_behind_a_channel_is_its_score() -> None:
+    model = made(ConvNorm)
+    scores = CRITERIA["bn_scale"](model, group_of(model, "b"))
+    assert torch.equal(scores, model.b_norm.weight.detach().abs().double())
+
+
+def test_a_network_without_batch_norm_is_told_so() -> None:
+    with pytest.raises(PlanError, match=r"bn_scale: no batch norm .* behind stem; .* such as l1"):
+        CRITERIA["bn_scale"](made(Residual), group_of(made(Residual), "stem"))
+
+
+def test_random_scores_hang_on_seed_and_group_alone() -> None:
+    model = made(ThreeConvs)
+    a, b = group_of(model, "a"), group_of(model, "b")
+    first = CRITERIA["random"](model, a, Evidence(seed=1))
+    assert torch.equal(first, CRITERIA["random"](made(ThreeConvs, seed=5), a, Evidence(seed=1)))
+    assert not torch.equal(first, CRITERIA["random"](model, a, Evidence(seed=2)))
+    assert not torch.equal(first, CRITERIA["random"](model, b, Evidence(seed=1))[:8])
+
+
+def moments_of(inputs: torch.Tensor, slopes: torch.Tensor) -> Moments:
+    return Moments(inputs.T @ inputs / len(inputs), inputs.mean(0), slopes.T @ slopes / len(slopes), {})
+
+
+def residual(moments: Moments, kept: list[int]) -> float:
+    """tr(S R) by the definition."""
+    inputs = moments.inputs
+    explained = inputs[:, kept] @ torch.linalg.pinv(inputs[kept][:, kept]) @ inputs[kept]
+    return float((moments.gradients * (inputs - explained)).sum())
+
+
+def test_subset_selection_takes_the_channel_that_lowers_the_residual_most() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(500, 6, generator=generator, dtype=torch.float64) @ torch.randn(
+        6, 6, generator=generator, dtype=torch.float64
+    )
+    readers = [moments_of(mixed, torch.randn(300, 6, generator=generator).double()) for _ in range(2)]
+    gains = subset_gains(readers)
+    order, kept = gains.argsort(descending=True).tolist(), []
+    for choice in order:
+        left = {c: sum(residual(r, [*kept, c]) for r in readers) for c in range(6) if c not in kept}
+        assert left[choice] == pytest.approx(min(left.values()), rel=1e-3, abs=1e-6)
+        kept.append(choice)
+    assert float(gains.max()) == pytest.approx(
+        sum(residual(r, []) - residual(r, order[:1]) for r in readers), rel=1e-3
+    )
+
+
+def test_of_two_channels_that_say_the_same_one_is_worth_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(500, 4, generator=generator, dtype=torch.float64)
+    inputs[:, 3] = 2 * inputs[:, 0]
+    inputs[:, 1] = 0
+    gains = subset_gains([moments_of(inputs, torch.ones(1, 4, dtype=torch.float64))])
+    assert gains[1] == 0
+    assert min(gains[0], gains[3]) < 1e-3 * max(gains[0], gains[3])
+    assert bool((gains >= 0).all())

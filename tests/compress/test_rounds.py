@@ -54,7 +54,14 @@ def test_every_phase_is_recorded_in_order_and_the_files_are_left(unbroken: Path)
     entries = Ledger(unbroken / "ledger.jsonl").entries
     assert [(entry["round"], entry["phase"]) for entry in entries] == PHASES
     files = sorted(path.name for path in unbroken.iterdir())
-    assert files == ["ledger.jsonl", "round_01.pth", "round_02.pth", "slim.pth"]
+    assert files == [
+        "ledger.jsonl",
+        "round_01.plan.json",
+        "round_01.pth",
+        "round_02.plan.json",
+        "round_02.pth",
+        "slim.pth",
+    ]
 
 
 def test_every_round_meets_its_budget_and_the_ledger_tells_the_built_cost(unbroken: Path) -> None:
@@ -176,7 +183,7 @@ def test_killed_while_files_are_written_ends_as_unbroken(
     monkeypatch.setattr("os.replace", dying)
     deaths = finish_however_often_it_is_killed(tmp_path / "run")
     monkeypatch.undo()
-    assert deaths == len(died) == 4 + 4 + 1  # of each round cut, recalibrate, state and result; slim
+    assert deaths == len(died) == 5 + 5 + 1  # of each round plan, cut, recalibrate, state, result; slim
     assert_same_run(tmp_path / "run", unbroken)
 
 

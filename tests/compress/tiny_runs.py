@@ -30,7 +30,7 @@ def tiny_recipe(**prune: Any) -> Recipe:
         ),
         eval=EvalConfig(metric="voc", bootstrap=10, keep=10, top_k=20),
         finetune=TrainConfig(epochs=1, batch=4, lr=1e-3),
-        prune=PruneConfig(**settings, recalibration_images=8, latency_runs=0),
+        prune=PruneConfig(**settings, calibration_images=8, latency_runs=0),
     )
 
 

@@ -1,0 +1,211 @@
+"""Makes up for removed channels in the layers that stay, before any training."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from compress.evidence import Moments
+from compress.groups import Graph, Group
+from compress.inputs import copied
+from compress.probe import Keep, removals
+from compress.taps import channel_places, consumers
+from detectors.geometry import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED, Resizable
+from detectors.modes import evaluating
+
+Way = Literal["mean", "refit"]
+
+# Of the mean variance of the kept channels: ridge of the regression, so that channels that hardly differ do
+# not get large weights of opposite sign.
+RIDGE = 1e-3
+
+
+def compensated(
+    model: nn.Module,
+    graph: Graph,
+    keep: Keep,
+    moments: Mapping[tuple[str, str], Moments],
+    way: Way,
+    *,
+    renewed: bool,
+) -> nn.Module:
+    """A copy of a network, not yet cut, whose consumers no longer need the channels that will go.
+
+    refit: each removed channel is regressed on the kept ones of its group as the consumer reads them, by
+    least squares (He et al., Channel Pruning, 2017, section 3.1, with the same regression at every tap of the
+    kernel), and its weights are added to theirs. Where the consumer has a bias, or batch statistics are
+    measured anew behind it, the regression has a constant term, which goes into the bias. mean: the constant
+    alone, the mean of the removed channel. Both are exact where the relation is, but for the constant at a
+    border that is padded with zeros: it is the mean over the output map.
+
+    Args:
+        model: the network that `graph` was traced from; left alone, and shares the parameters that stay.
+        graph: its groups.
+        keep: the channels that stay in each group that loses some.
+        moments: of what each consumer reads, from `compress.evidence.moments`.
+        way: "refit" or "mean".
+        renewed: whether batch norm statistics will be measured anew.
+    """
+    result = copied(model, lambda tensor: tensor)
+    normed = _before_batch_norm(model, graph) if renewed else set()
+    for group in graph.groups:
+        if group.name not in keep:
+            continue
+        for member in consumers(group):
+            layer = result.get_submodule(member.layer)
+            if getattr(layer, "groups", 1) > 1:
+                continue  # every convolution group reads other channels of this one under the same number
+            constant = getattr(layer, "bias", None) is not None or member.layer in normed
+            found = moments[group.name, member.layer]
+            weights, offsets = _regression(found, list(keep[group.name]), way, constant=constant)
+            _fold(layer, channel_places(member), weights, offsets, _coverage(layer, found.maps))
+    return result
+
+
+def rescaled(
+    model: nn.Module,
+    graph: Graph,
+    keep: Keep,
+    batches: Iterable[Any],
+    run: Callable[[nn.Module, Any], Any],
+    *,
+    change: nn.Module,
+) -> dict[str, float]:
+    """Scales layers that measure a length over the channels, such as L2Norm, for those that they will lose.
+
+    With fewer channels the length falls and what is divided by it grows. The factor is the least-squares one
+    between what the layer makes now and what it makes of the kept channels alone; 1 for a layer that looks at
+    each channel by itself.
+
+    Args:
+        model: not yet cut; left alone.
+        graph: its groups.
+        keep: the channels that stay in each group that loses some.
+        batches: whatever `run` takes.
+        run: `run(model, batch)` makes a forward pass.
+        change: the copy of `model`, not yet cut either, whose layers are given scaled parameters.
+
+    Returns:
+        The factor of each such layer.
+    """
+    gone = {
+        layer: places for (layer, side), (places, _) in removals(graph.groups, keep).items() if side == "out"
+    }
+    layers = {name: model.get_submodule(name) for name in gone}
+    layers = {name: layer for name, layer in layers.items() if isinstance(layer, Resizable)}
+    products = {name: torch.zeros(2, dtype=torch.float64) for name in layers}
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def on_call(module: nn.Module, args: Any, made: Tensor) -> None:
+            stays = torch.ones(made.shape[1], dtype=made.dtype, device=made.device)
+            stays[gone[name]] = 0
+            stays = stays.view(-1, *[1] * (made.ndim - 2))
+            alone = module.forward(args[0] * stays) * stays
+            products[name] += torch.stack([(made * alone).sum(), alone.square().sum()]).double().cpu()
+
+        return on_call
+
+    if not layers:
+        return {}
+    hooks = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad(), evaluating(model):
+            for batch in batches:
+                run(model, batch)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    factors = {name: float(both / alone) if alone > 0 else 1.0 for name, (both, alone) in products.items()}
+    for name, factor in factors.items():
+        layer = change.get_submodule(name)
+        for key, parameter in layer.named_parameters(recurse=False):
+            _renew(layer, key, parameter.detach().double() * factor)
+    return factors
+
+
+def _regression(moments: Moments, kept: list[int], way: Way, *, constant: bool) -> tuple[Tensor, Tensor]:
+    """`[C, C]` weights B and `[C]` offsets b: removed channel r is about B[r] a + b[r]; 0 for the others."""
+    channels = len(moments.means)
+    gone = sorted(set(range(channels)) - set(kept))
+    weights, means = torch.zeros(channels, channels, dtype=torch.float64), moments.means
+    if way == "refit":
+        inputs = moments.inputs - torch.outer(means, means) if constant else moments.inputs
+        square = inputs[kept][:, kept]
+        ridge = RIDGE * square.diagonal().mean().clamp(min=1e-30) * torch.eye(len(kept), dtype=torch.float64)
+        solution = torch.linalg.solve(square + ridge, inputs[kept][:, gone])
+        weights[torch.tensor(gone)[:, None], torch.tensor(kept)] = solution.T
+    offsets = torch.zeros(channels, dtype=torch.float64)
+    if constant:
+        offsets[gone] = (means - weights @ means)[gone]
+    return weights, offsets
+
+
+def _coverage(layer: nn.Module, maps: Mapping[tuple[int, ...], int]) -> Tensor:
+    """`[taps]`: how often an output position sees a real input under each tap of the kernel, 0..1.
+
+    Under the others lies padding; of a transposed convolution with a stride, nothing.
+    """
+    if not isinstance(layer, CONVOLUTIONS):
+        return torch.ones(1, dtype=torch.float64)
+    seen, positions = torch.zeros(math.prod(layer.kernel_size), dtype=torch.float64), 0
+    # One filter for each tap, which is one there and zero elsewhere.
+    single = copy.deepcopy(layer).double().cpu()
+    taps = torch.eye(len(seen), dtype=torch.float64).view(-1, 1, *layer.kernel_size)
+    taps = taps.transpose(0, 1) if isinstance(layer, TRANSPOSED) else taps
+    single.weight, single.bias = nn.Parameter(taps.contiguous()), None
+    single.in_channels, single.out_channels = 1, len(seen)
+    with torch.no_grad():
+        for size, count in maps.items():
+            made = single(torch.ones(1, 1, *size, dtype=torch.float64)).flatten(2)
+            seen += count * made.sum(dim=2)[0]
+            positions += count * made.shape[2]
+    return seen / max(positions, 1)
+
+
+def _fold(layer: nn.Module, places: Tensor, weights: Tensor, offsets: Tensor, coverage: Tensor) -> None:
+    """Adds the weights of removed channels to those of kept ones, in place, on fresh parameters.
+
+    Args:
+        layer: a consumer of one convolution group.
+        places: `[K, C]`, where it reads each channel.
+        weights: `[C, C]`, from kept to removed.
+        offsets: `[C]`, the constant part of each removed channel.
+        coverage: `[taps]`, the share of output positions that see an input under a tap.
+    """
+    parameter = layer.get_parameter("weight")
+    transposed = isinstance(layer, TRANSPOSED)
+    # [outputs, inputs, taps], whatever the layout.
+    by_input = parameter.detach().double().transpose(0, 1) if transposed else parameter.detach().double()
+    filters = by_input.flatten(2) if by_input.ndim > 2 else by_input[..., None]
+    filters = filters.clone()
+    weights, offsets = weights.to(filters.device), offsets.to(filters.device)
+    constant = torch.zeros(len(filters), dtype=torch.float64, device=filters.device)
+    for where in places:
+        read = filters[:, where]
+        constant += torch.einsum("oct,c,t->o", read, offsets, coverage.to(filters.device))
+        filters[:, where] = read + torch.einsum("ort,rk->okt", read, weights)
+    shaped = filters.view(by_input.shape)
+    shaped = shaped.transpose(0, 1) if transposed else shaped
+    _renew(layer, "weight", shaped.contiguous())
+    if getattr(layer, "bias", None) is not None:
+        _renew(layer, "bias", layer.get_parameter("bias").detach().double() + constant)
+
+
+def _renew(layer: nn.Module, name: str, value: Tensor) -> None:
+    before = layer.get_parameter(name)
+    fresh = nn.Parameter(value.to(before.dtype), requires_grad=before.requires_grad)
+    setattr(layer, name, fresh)
+
+
+def _before_batch_norm(model: nn.Module, graph: Graph) -> set[str]:
+    """Producers whose channels a batch norm of the same group normalises: what is constant there is lost."""
+
+    def has_norm(group: Group) -> bool:
+        return any(
+            m.side == "out" and isinstance(model.get_submodule(m.layer), BATCH_NORMS) for m in group.members
+        )
+
+    return {layer for group in graph.groups if has_norm(group) for layer in group.producers}

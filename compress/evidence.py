@@ -1,0 +1,230 @@
+"""What calibration data say about channels: gradients of their gates, moments of what consumers read."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from compress.groups import Group
+from compress.inputs import tensors_in
+from compress.taps import channel_places, consumers, tapped
+from detectors.errors import PlanError
+from detectors.modes import evaluating
+
+Need = Literal["gradients", "moments"]
+# A network and a batch to a scalar: a mean over the images of the batch, or nearly.
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of what one consumer reads of a group, over all images and positions.
+
+    Attributes:
+        inputs: `[C, C]` float64, mean of `a a^T`, where a are the channels of the group at one position.
+        means: `[C]` float64, mean of a.
+        gradients: `[C, C]` float64, mean of `g g^T`, with g the gradient of an image's loss by a; zero where
+            only a forward pass was made.
+        maps: (height, width) of the maps read -> how many; empty for a linear layer.
+    """
+
+    inputs: Tensor
+    means: Tensor
+    gradients: Tensor
+    maps: dict[tuple[int, ...], int]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured; empty for criteria that look at weights alone.
+
+    Attributes:
+        gradients: group -> `[N, C]` float64, the derivative of each image's loss by a gate on each channel: a
+            factor, 1 so far, on what every consumer reads of it.
+        batches: `[N]` int64, the batch that each row belongs to.
+        moments: (group, consumer) -> what it reads.
+        seed: of criteria that draw.
+    """
+
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    batches: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    moments: dict[tuple[str, str], Moments] = field(default_factory=dict)
+    seed: int = 0
+
+
+def gather(
+    model: nn.Module,
+    groups: Sequence[Group],
+    batches: Iterable[Any],
+    loss: Loss,
+    *,
+    needs: Iterable[Need],
+    seed: int = 0,
+) -> Evidence:
+    """Runs a network forward and backward over calibration data.
+
+    Weights are held still and all modules are in evaluation mode, so that an image is judged by itself (Liu
+    et al., Group Fisher Pruning, 2021). An image's gradients come from its row of a batch. Of a network that
+    regroups rows, such as a second stage that reads proposals, a batch counts as one image: give it batches
+    of one.
+
+    Args:
+        model: left as it was.
+        groups: of that model.
+        batches: whatever `loss` takes; the first tensor in one has a row for each image.
+        loss: of the model and a batch.
+        needs: what to measure.
+        seed: of the model's own random draws, and kept for criteria that draw.
+
+    Raises:
+        PlanError: no batch, a loss that is not finite, or one in which no channel has a part.
+    """
+    tally = _Tally(groups, with_moments="moments" in set(needs))
+    rows: dict[str, list[Tensor]] = {group.name: [] for group in groups}
+    numbers: list[Tensor] = []
+    with _still(model, seed), tapped(model, tally.readers, tally.see, backward=True):
+        for number, batch in enumerate(batches):
+            value = loss(model, batch) * _images(
+                batch
+            )  # so that each image has its own, not its share of a mean
+            if not bool(torch.isfinite(value)):
+                raise PlanError(
+                    f"the loss is {value.item():g} on calibration batch {number + 1}: scores would mean "
+                    "nothing; check checkpoint and data, or take a criterion of weights alone, such as l1"
+                )
+            if not value.requires_grad:
+                raise PlanError("the loss depends on no channel that can be cut: there is nothing to score")
+            value.backward()
+            found = tally.gates(_images(batch))
+            for name, gradients in found.items():
+                rows[name].append(gradients)
+            numbers.append(torch.full((max(map(len, found.values()), default=0),), number))
+    if not numbers:
+        raise PlanError("there are no calibration images to score on")
+    return Evidence(
+        {name: torch.cat(parts) for name, parts in rows.items()}, torch.cat(numbers), tally.moments(), seed
+    )
+
+
+def moments(
+    model: nn.Module, groups: Sequence[Group], batches: Iterable[Any], run: Callable[[nn.Module, Any], Any]
+) -> dict[tuple[str, str], Moments]:
+    """Moments of what the consumers of some groups read, from forward passes alone.
+
+    Args:
+        model: left as it was.
+        groups: of that model.
+        batches: whatever `run` takes.
+        run: `run(model, batch)` makes a forward pass.
+    """
+    tally = _Tally(groups, with_moments=True)
+    with torch.no_grad(), evaluating(model), tapped(model, tally.readers, tally.see, backward=False):
+        for batch in batches:
+            run(model, batch)
+    return tally.moments()
+
+
+@dataclass
+class _Sums:
+    """Sums over the positions seen so far."""
+
+    inputs: Tensor
+    means: Tensor
+    gradients: Tensor
+    count: int = 0
+    maps: Counter[tuple[int, ...]] = field(default_factory=Counter)
+
+
+class _Tally:
+    """Adds up what the taps show."""
+
+    def __init__(self, groups: Sequence[Group], *, with_moments: bool) -> None:
+        self._groups = {group.name: group for group in groups}
+        self._readers: dict[str, list[tuple[str, Tensor]]] = {}
+        self._sums: dict[tuple[str, str], _Sums] = {}
+        self._gates: dict[str, list[Tensor]] = {name: [] for name in self._groups}
+        for group in groups:
+            for member in consumers(group):
+                self._readers.setdefault(member.layer, []).append((group.name, channel_places(member)))
+                if with_moments:
+                    square = torch.zeros(group.channels, group.channels, dtype=torch.float64)
+                    self._sums[group.name, member.layer] = _Sums(square, square[0].clone(), square.clone())
+
+    @property
+    def readers(self) -> list[str]:
+        """The layers to tap."""
+        return list(self._readers)
+
+    def see(self, layer: str, read: Tensor, gradient: Tensor | None) -> None:
+        """Adds one pass through a layer: `[B, ..., C]` what it reads and the gradient by it."""
+        if gradient is not None:
+            felt = (read * gradient).flatten(1, -2).sum(1) if read.ndim > 2 else read * gradient
+        for name, places in self._readers[layer]:
+            if gradient is not None:
+                self._gates[name].append(felt[:, places.to(felt.device)].sum(1).double().cpu())
+            if (name, layer) in self._sums:
+                _add(self._sums[name, layer], read, gradient, places.to(read.device))
+
+    def gates(self, images: int) -> dict[str, Tensor]:
+        """The gradients of a batch by the gates of each group, summed over all that read it; starts anew.
+
+        A row for each image, or one for the batch where the network regrouped them.
+        """
+        alone = all(len(part) == images for parts in self._gates.values() for part in parts)
+        found = {}
+        for name, parts in self._gates.items():
+            total = torch.zeros(images if alone else 1, self._groups[name].channels, dtype=torch.float64)
+            for part in parts:
+                total += part if alone else part.sum(0)
+            found[name] = total
+        self._gates = {name: [] for name in self._groups}
+        return found
+
+    def moments(self) -> dict[tuple[str, str], Moments]:
+        """Means over everything seen."""
+        return {
+            key: Moments(
+                sums.inputs / max(sums.count, 1),
+                sums.means / max(sums.count, 1),
+                sums.gradients / max(sums.count, 1),
+                dict(sums.maps),
+            )
+            for key, sums in self._sums.items()
+        }
+
+
+def _add(sums: _Sums, read: Tensor, gradient: Tensor | None, places: Tensor) -> None:
+    sums.maps[tuple(read.shape[1:-1])] += len(read)
+    for where in places:
+        inputs = read[..., where].flatten(0, -2).float()
+        sums.inputs += (inputs.T @ inputs).double().cpu()
+        sums.means += inputs.sum(0).double().cpu()
+        sums.count += len(inputs)
+        if gradient is not None:
+            slopes = gradient[..., where].flatten(0, -2).float()
+            sums.gradients += (slopes.T @ slopes).double().cpu()
+
+
+def _images(batch: Any) -> int:
+    """The rows of the first tensor in a batch."""
+    first = next(tensors_in(batch), None)
+    return 1 if first is None or first.ndim == 0 else len(first)
+
+
+@contextmanager
+def _still(model: nn.Module, seed: int) -> Iterator[None]:
+    """Evaluation mode, weights that ask for no gradient, random draws that repeat; all undone afterwards."""
+    free = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with evaluating(model), torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(seed)
+        for parameter in free:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in free:
+                parameter.requires_grad_(True)

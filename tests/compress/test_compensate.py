@@ -1,0 +1,197 @@
+"""What the removed channels gave their consumers is given back, exactly where it can be."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import ConvNorm, Flattened, Normed, Scale, ThreeConvs, Transposed, inputs, made
+
+import detectors
+from compress.compensate import Way, compensated, rescaled
+from compress.cost import subject
+from compress.evidence import moments
+from compress.graph import trace
+from compress.groups import Graph
+from compress.inputs import copied, tensors_in
+from compress.probe import narrowed
+from compress.recalibrate import batch_norm_statistics
+from compress.recipe import Recipe
+from compress.taps import consumers
+from detectors.config import load
+from detectors.data import build as build_data
+
+# The ridge, a thousandth of the mean variance, takes that much off an exact regression.
+RIDGE = 5e-3
+
+
+def images(count: int = 8) -> Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def run(model: nn.Module, batch: Tensor) -> None:
+    model(batch)
+
+
+def slim(model: nn.Module, graph: Graph, keep: dict[str, tuple[int, ...]], way: Way | None) -> nn.Module:
+    if way is not None:
+        cut = [group for group in graph.groups if group.name in keep]
+        found = moments(model, cut, [images()], run)
+        model = compensated(model, graph, keep, found, way, renewed=False)
+    return narrowed(model, graph.groups, keep).eval()
+
+
+def apart(model: nn.Module, graph: Graph, keep: dict[str, tuple[int, ...]], way: Way | None) -> float:
+    """How far the outputs of the slim network are from those of the whole one, relative to these."""
+    with torch.no_grad():
+        whole = torch.cat([t.flatten() for t in tensors_in(model(images()))])
+        made = torch.cat([t.flatten() for t in tensors_in(slim(model, graph, keep, way)(images()))])
+    return float((made - whole).norm() / whole.norm())
+
+
+def group_named(graph: Graph, name: str) -> tuple[int, ...]:
+    return tuple(range(next(group.channels for group in graph.groups if group.name == name)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"), [(ThreeConvs, "a"), (Flattened, "body"), (Flattened, "hidden"), (Transposed, "down")]
+)
+def test_channels_that_repeat_others_are_lost_without_a_trace(kind: type[nn.Module], layer: str) -> None:
+    model = made(kind)
+    maker = model.get_submodule(layer)
+    with torch.no_grad():  # the second half repeats the first, twice as large
+        half = len(maker.weight) // 2
+        maker.weight[half:] = 2 * maker.weight[:half]
+        maker.bias[half:] = 2 * maker.bias[:half]
+    graph = trace(model, inputs())
+    keep = {layer: tuple(range(half))}
+    assert apart(model, graph, keep, None) > 0.03
+    assert apart(model, graph, keep, "refit") < RIDGE
+
+
+@pytest.mark.parametrize("way", ["mean", "refit"])
+@pytest.mark.parametrize(("kind", "layer"), [(ThreeConvs, "a"), (Flattened, "hidden")])
+def test_constant_channels_go_into_the_bias(kind: type[nn.Module], layer: str, way: Way) -> None:
+    model = made(kind)
+    maker = model.get_submodule(layer)
+    with torch.no_grad():
+        maker.weight[:3] = 0
+        maker.bias[:3] = 3.0
+    graph = trace(model, inputs())
+    keep = {layer: group_named(graph, layer)[3:]}
+    assert apart(model, graph, keep, None) > 0.03
+    assert apart(model, graph, keep, way) < 1e-5
+
+
+def test_without_a_bias_the_regression_has_no_constant() -> None:
+    model = made(ConvNorm)
+    with torch.no_grad():  # zero at the origin, so that no constant is needed
+        model.a.weight[4:] = model.a.weight[:4]
+        for tensor in (
+            model.a_norm.weight,
+            model.a_norm.bias,
+            model.a_norm.running_mean,
+            model.a_norm.running_var,
+        ):
+            tensor[4:] = tensor[:4]
+    graph = trace(model, inputs())
+    keep = {"a": (0, 1, 2, 3)}
+    assert apart(model, graph, keep, None) > 0.03
+    assert apart(model, graph, keep, "refit") < RIDGE
+
+
+def test_the_statistics_behind_a_consumer_take_the_constant_up() -> None:
+    model = made(ConvNorm)
+    with torch.no_grad():
+        model.a_norm.weight[:3] = 0
+        model.a_norm.bias[:3] = 3.0
+    for norm in (model.a_norm, model.b_norm):
+        norm.reset_running_stats()
+    batch_norm_statistics(model, [images()])
+    graph = trace(model, inputs())
+    keep = {"a": (3, 4, 5, 6, 7)}
+    found = moments(model, graph.groups, [images()], run)
+    mended = narrowed(compensated(model, graph, keep, found, "refit", renewed=True), graph.groups, keep)
+    mended = copied(mended, torch.clone)
+    batch_norm_statistics(mended, [images()])
+    with torch.no_grad():
+        torch.testing.assert_close(mended(images()), model(images()), rtol=1e-3, atol=1e-3)
+
+
+def test_each_consumer_of_a_trained_detector_is_nearer_with_means_and_nearer_still_with_a_refit() -> None:
+    detector = detectors.load("weights/quickstart.pth")
+    network, example = subject(detector)
+    drawn = build_data(load(Recipe, "recipes/quickstart.yaml").data, "test")
+    batch = detector.normalise(torch.stack([drawn.image(k) for k in range(8)]) / 255)
+    graph = trace(network, example)
+    found = moments(network, graph.groups, [batch], run)
+
+    def made(model: nn.Module) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([tensor.flatten() for tensor in tensors_in(model(batch))])
+
+    for group in graph.groups:
+        keep = {group.name: tuple(range(0, group.channels, 2))}
+        mended = [compensated(network, graph, keep, found, way, renewed=False) for way in ("mean", "refit")]
+        nothing, mean, refit = (
+            float((made(narrowed(full, graph.groups, keep).eval()) - made(network)).norm())
+            for full in (network, *mended)
+        )
+        biased = any(network.get_submodule(member.layer).bias is not None for member in consumers(group))
+        assert mean < nothing if biased else mean == pytest.approx(nothing)
+        assert refit < 0.97 * mean, group.name
+
+
+def test_padding_is_counted_into_the_constant() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 3, padding=1)).eval()
+    with torch.no_grad():
+        model[0].weight[:3] = 0
+        model[0].bias[:3] = 3.0
+    graph = trace(model, inputs())
+    # On maps of one cell only the middle of the kernel sees anything.
+    keep, one = {"0": (3, 4, 5, 6, 7)}, images()[..., :1, :1]
+    found = moments(model, graph.groups, [one], run)
+    mended = narrowed(compensated(model, graph, keep, found, "mean", renewed=False), graph.groups, keep)
+    torch.testing.assert_close(mended(one), model(one))
+
+
+def test_compensation_leaves_the_model_alone_and_the_kept_shapes() -> None:
+    model = made(ThreeConvs)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    graph = trace(model, inputs())
+    mended = slim(model, graph, {"a": (0, 2)}, "refit")
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert mended.a.weight.shape[0] == mended.b.weight.shape[1] == 2
+    assert all(parameter.requires_grad for parameter in mended.parameters())
+
+
+def test_a_length_over_fewer_channels_is_scaled_back() -> None:
+    model = made(Normed)
+    graph = trace(model, inputs())
+    keep = {"body": (0, 1, 2, 3)}
+    change = narrowed(model, [], {})
+    factors = rescaled(model, graph, keep, [images()], run, change=change)
+    with torch.no_grad():
+        read = model.body(images()).relu()
+        wanted = model.norm(read)[:, :4]
+        plain, mended = (narrowed(one, graph.groups, keep).norm(read[:, :4]) for one in (model, change))
+    assert factors.keys() == {"norm"}
+    assert factors["norm"] < 1
+    # The least-squares factor: what is left stands at right angles to what was made.
+    assert float(((wanted - mended) * mended).sum()) == pytest.approx(
+        0, abs=1e-3 * float(wanted.square().sum())
+    )
+    assert (wanted - mended).norm() < (wanted - plain).norm()
+
+
+class Gain(Scale):
+    """A weight for each channel, and no look at the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight[None, :, None, None] * x
+
+
+def test_a_layer_that_looks_at_each_channel_alone_stays_as_it_is() -> None:
+    model = made(Normed)
+    model.norm = Gain(8)
+    graph = trace(model, inputs())
+    factors = rescaled(model, graph, {"body": (0, 1, 2, 3)}, [images()], run, change=narrowed(model, [], {}))
+    assert factors == {"norm": pytest.approx(1.0, abs=1e-6)}
