@@ -66,9 +66,14 @@ def copied(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
     """A copy of a network whose parameters and buffers are what `change` makes of them.
 
     No tensor is copied on the way, and parameters that two layers share stay shared: `deepcopy(model).to()`
-    copies them all first, and parts them.
+    copies them all first, and parts them. Tensors that a forward pass has left in attributes, such as the
+    weight that `torch.nn.utils.weight_norm` computes, are no parameters of the copy either.
     """
     memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = change(value.detach())
     for parameter in model.parameters():
         fresh = change(parameter.detach())
         memo[id(parameter)] = nn.Parameter(fresh, requires_grad=parameter.requires_grad)

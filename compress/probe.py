@@ -101,7 +101,11 @@ def unsound(model: nn.Module, groups: Sequence[Group], inputs: Inputs) -> list[G
     keep = {group.name: _some(group, generator) for group in groups}
 
     def holds(some: Sequence[Group]) -> bool:
-        return difference(zeroed(shaken, some, keep), narrowed(shaken, some, keep), inputs) is None
+        try:
+            slim = narrowed(shaken, some, keep)
+        except Exception:  # a `resize` of the user's that means something else may fail in any way
+            return False
+        return difference(zeroed(shaken, some, keep), slim, inputs) is None
 
     def sound(known: list[Group], more: list[Group]) -> list[Group]:
         if not more or holds(known + more):

@@ -1,13 +1,17 @@
 """Networks that do what few do: other layers in training, tensors kept, methods of another meaning."""
 
+import pytest
 import torch
 import torch.nn.functional as F
+from structures import Between
+from test_surgery import difference
 from torch import Tensor, nn
 from toys import inputs
 
 import compress
 from compress.graph import trace
 from compress.probe import zeroed
+from detectors.geometry import apply_geometry, geometry_of
 
 
 class Supervised(nn.Module):
@@ -57,3 +61,47 @@ def test_where_training_needs_more_than_the_example_its_layers_stay_as_they_are(
     slim = compress.prune_module(Supervised(targets=True), inputs(), ratio=0.5, multiple=1)
     assert (slim.body.out_channels, slim.deep.out_channels) == (16, 8)
     assert slim.train()(torch.rand(2, 3, 16, 16), torch.zeros(()))[1].shape == (2, 4, 1, 1)
+
+
+class Resizing(nn.Module):
+    """A scale for each channel; its `resize` is of images, and `channels` may be those of levels."""
+
+    def __init__(self, channels: int | list[int]) -> None:
+        super().__init__()
+        self.channels, self.scale = channels, nn.Parameter(torch.rand(16))
+
+    def resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(x, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resize(x, (8, 8)) * self.scale[:, None, None]
+
+
+@pytest.mark.parametrize("channels", [16, [8, 16]])
+def test_a_resize_of_another_meaning_keeps_the_layer_whole(channels: int | list[int]) -> None:
+    def build() -> nn.Module:
+        return Between(nn.Sequential(Resizing(channels), nn.Conv2d(16, 16, 1), nn.ReLU())).eval()
+
+    torch.manual_seed(0)
+    model = build()
+    assert "body" in trace(model, inputs()).whole
+    slim = compress.prune_module(model, inputs(), ratio=0.5, multiple=1)
+    assert (slim.body.out_channels, slim.middle[1].out_channels) == (16, 8)
+    apply_geometry(fresh := build(), geometry_of(slim))
+    fresh.load_state_dict(slim.state_dict())
+    assert difference(slim, fresh, inputs()) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_tensor_that_training_left_in_an_attribute_does_not_hinder_the_copies() -> None:
+    class Remembers(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = super().forward(x)
+            return self.seen
+
+    model = Between(nn.Sequential(Remembers(16, 16, 1), nn.utils.weight_norm(nn.Conv2d(16, 16, 1))))
+    model(torch.rand(1, 3, 16, 16))
+    graph = trace(model, inputs())
+    assert [group.name for group in graph.groups] == ["body"]
+    assert graph.whole["middle.1"] == "has a weight that is computed"
+    assert compress.prune_module(model, inputs(), ratio=0.5, multiple=1).body.out_channels == 8
