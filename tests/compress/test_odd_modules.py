@@ -1,5 +1,7 @@
 """Networks that do what few do: other layers in training, tensors kept, methods of another meaning."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from toys import inputs
 import compress
 from compress.graph import trace
 from compress.probe import zeroed
+from detectors.errors import PlanError
 from detectors.geometry import apply_geometry, geometry_of
 
 
@@ -105,3 +108,21 @@ def test_a_tensor_that_training_left_in_an_attribute_does_not_hinder_the_copies(
     assert [group.name for group in graph.groups] == ["body"]
     assert graph.whole["middle.1"] == "has a weight that is computed"
     assert compress.prune_module(model, inputs(), ratio=0.5, multiple=1).body.out_channels == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [((1, 3, 16, 16), "int"), ([inputs()], "list"), ((inputs(), None), "NoneType"), ((), "nothing")],
+)
+def test_example_inputs_of_no_such_form_are_refused_by_what_they_hold(given: Any, kind: str) -> None:
+    with pytest.raises(PlanError, match=f"inputs: {kind} stands where a tensor must; give what the network"):
+        compress.prune_module(Supervised(), given, ratio=0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_torchscript_is_refused() -> None:
+    model = torch.jit.trace(Supervised().eval(), inputs())
+    with pytest.raises(
+        PlanError, match="TorchScript, through which channels cannot be followed; give the nn"
+    ):
+        compress.prune_module(model, inputs(), ratio=0.5)
