@@ -1,5 +1,6 @@
 """Networks that do what few do: other layers in training, tensors kept, methods of another meaning."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -126,3 +127,32 @@ def test_torchscript_is_refused() -> None:
         PlanError, match="TorchScript, through which channels cannot be followed; give the nn"
     ):
         compress.prune_module(model, inputs(), ratio=0.5)
+
+
+class Scaled(nn.Module):
+    """Divides by the number of channels, which no cut can follow, if `when` says so; `after` ends it."""
+
+    def __init__(self, when: Callable[[Tensor], bool], after: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body, self.head, self.when, self.after = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1), when, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x).relu()
+        return self.after(self.head(x / x.shape[1] ** 0.5 if self.when(x) else x))
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        (Scaled(lambda x: True, lambda x: x[x > 1e6]), 16),
+        (Scaled(lambda x: True, lambda x: (x - 1e6).relu()), 16),
+        (Scaled(lambda x: x.shape[-1] > 100, lambda x: x), 128),
+    ],
+    ids=["no output for noise", "an output of zeros", "only on a large image"],
+)
+def test_a_trial_is_not_fooled_by_what_noise_or_a_small_image_does_not_show(
+    model: nn.Module, size: int
+) -> None:
+    graph = trace(model.eval(), torch.zeros(1, 3, size, size))
+    assert graph.groups == ()
+    assert graph.whole["body"] == "a trial cut of it did not give the masked network"
