@@ -1,8 +1,9 @@
 """What a network costs, in closed form for each layer, so that a plan can be priced before it is built.
 
 A MAC is one multiply and add of a convolution or linear layer; batch norm, activations, pooling, resizing and
-the post-processing are not counted, as in torch.utils.flop_counter, whose count is exactly twice ours. Batch
-1.
+the post-processing are not counted, as in torch.utils.flop_counter, whose count is exactly twice ours where a
+network multiplies nowhere else: the products of an attention, and layers whose weights are read by other code
+than their own forward, are not counted here. Batch 1.
 """
 
 import math
