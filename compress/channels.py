@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from compress.movement import fixed, tied_along
-from compress.narrow import Side, channels_of
+from compress.narrow import Side, channels_of, multiplies
 from compress.ties import FIXED, Ties
 
 # The arguments of an operation by name, and under "op" its own name.
@@ -95,6 +95,14 @@ class Channels:
         for side in sides:
             if channels_of(self.modules[layer], side) is not None:
                 self.ties.keep(self.side(layer, side), reason)
+
+    def unreached(self) -> list[str]:
+        """The layers that multiply and have not made any channel."""
+        return [
+            layer
+            for layer, module in self.modules.items()
+            if multiplies(module) and (layer, "out") not in self.sides
+        ]
 
     def where(self) -> str:
         """The layer that runs, for the end of a reason."""

@@ -1,8 +1,9 @@
 """What a network costs, in closed form for each layer, so that a plan can be priced before it is built.
 
 A MAC is one multiply and add of a convolution or linear layer; batch norm, activations, pooling, resizing and
-the post-processing are not counted, as in torch.utils.flop_counter, whose count is exactly twice ours. Batch
-1.
+the post-processing are not counted, as in torch.utils.flop_counter, whose count is exactly twice ours where a
+network multiplies nowhere else: the products of an attention, and layers whose weights are read by other code
+than their own forward, are not counted here. Batch 1.
 """
 
 import math
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.inputs import Inputs, call, tensors_in
+from compress.narrow import multiplies
 from detectors.geometry import CONVOLUTIONS, TRANSPOSED
 from detectors.modes import evaluating
 
@@ -51,6 +53,8 @@ class Layer:
         output_buffers: buffer elements for each output channel, such as running statistics.
         fixed_bytes: bytes that do not depend on widths.
         element: bytes of one parameter or float buffer.
+        fixed_params: parameters that do not depend on widths; below zero where another layer stores some of
+            those counted above, as with a weight that two layers share.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Layer:
     output_buffers: int
     fixed_bytes: int
     element: int
+    fixed_params: int = 0
 
     @property
     def by_group(self) -> bool:
@@ -73,7 +78,7 @@ class Layer:
         """The cost at other widths; a layer that loses whole groups has fewer."""
         groups = max(1, inputs * self.groups // self.inputs) if self.by_group else self.groups
         pairs = inputs * outputs // groups
-        params = pairs * self.pair_params + outputs * self.output_params
+        params = pairs * self.pair_params + outputs * self.output_params + self.fixed_params
         stored = (params + outputs * self.output_buffers) * self.element + self.fixed_bytes
         return Cost(pairs * self.pair_macs, params, stored)
 
@@ -83,22 +88,22 @@ def layers_of(model: nn.Module, inputs: Inputs) -> tuple[Layer, ...]:
 
     Args:
         model: any network; left in the modes it was in.
-        inputs: what `model` takes, of which the first tensor says how many images that are; may live on the
-            meta device together with the model.
+        inputs: what `model` takes, of which the first tensor with dimensions says how many images that are;
+            may live on the meta device together with the model.
     """
     names = {module: name for name, module in model.named_modules()}
     positions: dict[nn.Module, int] = {}
-    images = next(tensors_in(inputs)).shape[0]
+    images = next((tensor.shape[0] for tensor in tensors_in(inputs) if tensor.ndim), 1)
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
         positions.setdefault(module, 0)
-        if isinstance(module, CONVOLUTIONS | nn.Linear):
+        if multiplies(module):
             # A transposed convolution multiplies at each input position, all others at each output position.
             tensor = args[0] if isinstance(module, TRANSPOSED) else output
             channels = tensor.shape[-1] if isinstance(module, nn.Linear) else tensor.shape[1]
             positions[module] += tensor.numel() // (images * channels)
 
-    stored = [module for module in names if _stored(module)]
+    stored = [module for module in names if _stored(module) or multiplies(module)]
     hooks = [module.register_forward_hook(record) for module in stored]
     try:
         with torch.no_grad(), evaluating(model):
@@ -109,13 +114,10 @@ def layers_of(model: nn.Module, inputs: Inputs) -> tuple[Layer, ...]:
     unused = [module for module in stored if module not in positions]
     layers, seen = [], set()
     for module in [*positions, *unused]:
-        layer, weight = (
-            _layer(names[module], module, positions.get(module, 0)),
-            getattr(module, "weight", None),
-        )
-        # A weight that two layers share is there once.
-        layers.append(replace(layer, pair_params=0) if id(weight) in seen else layer)
-        seen |= {id(weight)} - {id(None)}
+        # What two layers share is there once.
+        own = [tensor for tensor in _stored(module) if id(tensor) not in seen]
+        layers.append(_storing(_layer(names[module], module, positions.get(module, 0)), own))
+        seen |= {id(tensor) for tensor in own}
     return tuple(layers)
 
 
@@ -156,7 +158,8 @@ def subject(model: nn.Module, inputs: Inputs | None = None) -> tuple[nn.Module, 
 def _layer(name: str, module: Any, positions: int) -> Layer:
     own = list(module.parameters(recurse=False))
     buffers = _stored(module)[len(own) :]
-    element = (own or buffers)[0].element_size()
+    # The weight of a layer with parametrizations is computed, and may be all that it has.
+    element = (own or buffers or [module.weight])[0].element_size()
     match module:
         case _ if isinstance(module, CONVOLUTIONS):
             kernel = math.prod(module.kernel_size)
@@ -187,6 +190,15 @@ def _layer(name: str, module: Any, positions: int) -> Layer:
     fixed = sum(t.numel() * t.element_size() for t in _stored(module))
     # An unknown layer: its parameters as one "output" whose width no plan changes.
     return Layer(name, 1, 1, 0, 0, 1, fixed_params, 0, fixed - fixed_params * element, element)
+
+
+def _storing(layer: Layer, own: list[Tensor]) -> Layer:
+    """A layer that stores exactly these, whatever its kind has: some may be shared, computed or its own."""
+    priced = layer.cost(layer.inputs, layer.outputs)
+    more = sum(tensor.numel() for tensor in own if isinstance(tensor, nn.Parameter)) - priced.params
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in own)
+    fixed_bytes = layer.fixed_bytes + stored - priced.bytes - more * layer.element
+    return replace(layer, fixed_params=more, fixed_bytes=fixed_bytes)
 
 
 def _stored(module: nn.Module) -> list[Tensor]:

@@ -11,6 +11,7 @@ from compress.inputs import Inputs, call, tensors_in
 from compress.movement import fixed
 from compress.narrow import multiplies
 from compress.rules import rule_of
+from detectors.geometry import NORMS
 
 # What may read the weight of a layer that multiplies: itself, and for a linear layer its transpose.
 _READERS = ("convolution", "t", "mm", "addmm")
@@ -22,13 +23,38 @@ def follow(network: nn.Module, inputs: Inputs) -> tuple[Channels, Any]:
     Every layer that multiplies makes new channels. What moves data moves their numbers likewise, what adds or
     multiplies maps ties the channels that meet, and what cannot be followed keeps all that enters it.
 
+    Layers that evaluation does not reach, such as auxiliary heads, are looked for in training mode: the slim
+    network must still train, so they get narrower with what they read.
+
     Args:
-        network: in the mode to follow; it gets hooks, and must be of use to nobody else.
+        network: put into evaluation mode; it gets hooks, and must be of use to nobody else.
         inputs: on the device of the network, which may be meta.
     """
     channels = Channels(network)
     with torch.no_grad(), _Follower(channels):
-        return channels, call(network, inputs)
+        outputs = call(network.eval(), inputs)
+        unreached = channels.unreached()
+        if unreached:
+            _follow_training(network, inputs, channels, unreached)
+    return channels, outputs
+
+
+def _follow_training(network: nn.Module, inputs: Inputs, channels: Channels, unreached: list[str]) -> None:
+    """Keeps layers that evaluation does not reach whole, and follows what they read in training mode."""
+    reason = "is not reached by the forward pass"
+    for layer in unreached:
+        channels.ties.keep(channels.side(layer, "out"), reason)
+    for module in network.modules():
+        # A norm in training refuses the single value of a pooled image, and follows channels alike.
+        module.training = not isinstance(module, NORMS)
+    try:
+        returned = call(network, inputs)
+    except Exception:  # training may take more than the example, and how far it came nobody knows
+        for layer in unreached:
+            channels.keep_layer(layer, reason)
+    else:
+        for tensor in tensors_in(returned):
+            channels.ties.keep(channels.numbers(tensor), "makes an output in training")
 
 
 class _Follower(TorchDispatchMode):

@@ -13,7 +13,7 @@ from compress.flow import follow
 from compress.groups import Graph as Graph
 from compress.groups import Group as Group
 from compress.groups import Member as Member
-from compress.inputs import Inputs, tensors_in, with_shapes
+from compress.inputs import Inputs, check_inputs, tensors_in, with_shapes
 from compress.narrow import Side, by_group, multiplies, narrowing
 from compress.probe import unsound
 from detectors.errors import PlanError
@@ -34,11 +34,17 @@ def trace(model: nn.Module, inputs: Inputs) -> Graph:
         inputs: what it takes, a tensor, or a tuple or dict of tensors; their shapes are all that counts.
 
     Raises:
-        PlanError: the network returns no tensor.
+        PlanError: the network returns no tensor or is TorchScript, or the inputs are of no such form.
     """
+    check_inputs(inputs)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise PlanError(
+            "the network is TorchScript, through which channels cannot be followed; give the nn.Module "
+            "that it was made from"
+        )
     with torch.inference_mode(False):
         layers = with_shapes(layers_of, model, inputs)
-        channels, outputs = with_shapes(lambda shadow, example: follow(shadow.eval(), example), model, inputs)
+        channels, outputs = with_shapes(lambda shadow, example: follow(shadow, example), model, inputs)
         groups, whole = _groups(channels, list(tensors_in(outputs)), layers)
         doubtful = unsound(model, groups, inputs)
     notes = channels.ties.noted()

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from detectors.errors import PlanError
+
 T = TypeVar("T")
 
 # One tensor, or several by place or by keyword.
@@ -19,6 +21,17 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
     if isinstance(inputs, tuple):
         return model(*inputs)
     return model(**inputs) if isinstance(inputs, dict) else model(inputs)
+
+
+def check_inputs(inputs: Any) -> None:
+    """Raises PlanError for example inputs that are not of that form."""
+    parts = inputs if isinstance(inputs, tuple) else inputs.values() if isinstance(inputs, dict) else [inputs]
+    wrong = [type(part).__name__ for part in parts if not isinstance(part, Tensor)]
+    if wrong or not parts:
+        raise PlanError(
+            f"inputs: {wrong[0] if wrong else 'nothing'} stands where a tensor must; give what the network "
+            "takes: a tensor, such as torch.zeros(1, 3, 224, 224), or a tuple or dict of tensors"
+        )
 
 
 def changed(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
@@ -66,9 +79,14 @@ def copied(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
     """A copy of a network whose parameters and buffers are what `change` makes of them.
 
     No tensor is copied on the way, and parameters that two layers share stay shared: `deepcopy(model).to()`
-    copies them all first, and parts them.
+    copies them all first, and parts them. Tensors that a forward pass has left in attributes, such as the
+    weight that `torch.nn.utils.weight_norm` computes, are no parameters of the copy either.
     """
     memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = change(value.detach())
     for parameter in model.parameters():
         fresh = change(parameter.detach())
         memo[id(parameter)] = nn.Parameter(fresh, requires_grad=parameter.requires_grad)

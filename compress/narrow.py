@@ -33,7 +33,7 @@ def channels_of(module: nn.Module, side: Side) -> int | None:
             return module.num_parameters
         case module if isinstance(module, NORMS):
             return module.num_features
-        case Resizable():
+        case Resizable() if isinstance(module.channels, int):
             return module.channels
     return None
 

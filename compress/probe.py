@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.groups import Group
 from compress.inputs import Inputs, call, changed, copied, on_meta, tensors_in
-from compress.narrow import Narrow, Side, mask
+from compress.narrow import Narrow, Side, channels_of, mask, multiplies
 from detectors.geometry import CONVOLUTIONS, TRANSPOSED
 
 Keep = Mapping[str, tuple[int, ...]]
@@ -65,26 +67,32 @@ def removals(groups: Sequence[Group], keep: Keep) -> dict[tuple[str, Side], tupl
 def difference(hidden: nn.Module, slim: nn.Module, inputs: Inputs) -> str | None:
     """What differs between the outputs of a masked and a slim network, in float64; None where nothing does.
 
-    A network that insists on float32 is compared in that, more loosely.
+    What the layers make that are as wide in both is compared too: noise may give no output at all, such as no
+    detection above a threshold. A network that insists on float32 is compared in that, more loosely.
 
     Args:
         hidden: the masked network.
         slim: the narrow one.
         inputs: of the size that the networks take; a smaller one serves where the masked network accepts it.
     """
+    watched = [
+        name
+        for name, module in hidden.named_modules()
+        if multiplies(module) and channels_of(module, "out") == channels_of(slim.get_submodule(name), "out")
+    ]
     for precision, tolerance in TOLERANCES.items():
         first, second = (copied(model, partial(_precise, precision)).eval() for model in (hidden, slim))
         sizes = list(_sizes(first, changed(inputs, partial(_precise, precision))))
         for sized, padded in sizes:
             example = changed(sized, partial(_noise, precision))
             try:
-                wanted = _outputs(_with_padding(first) if padded else first, example)
+                wanted = _outputs(_with_padding(first) if padded else first, example, watched)
             except Exception:
                 if precision is torch.float32 and sized is sizes[-1][0]:
                     raise
                 continue
             try:
-                got = _outputs(_with_padding(second) if padded else second, example)
+                got = _outputs(_with_padding(second) if padded else second, example, watched)
             except Exception as error:  # the network's own code may fail in any way once it is narrower
                 return f"the slim network fails: {error}"
             return _apart(wanted, got, tolerance)
@@ -101,7 +109,11 @@ def unsound(model: nn.Module, groups: Sequence[Group], inputs: Inputs) -> list[G
     keep = {group.name: _some(group, generator) for group in groups}
 
     def holds(some: Sequence[Group]) -> bool:
-        return difference(zeroed(shaken, some, keep), narrowed(shaken, some, keep), inputs) is None
+        try:
+            slim = narrowed(shaken, some, keep)
+        except Exception:  # a `resize` of the user's that means something else may fail in any way
+            return False
+        return difference(zeroed(shaken, some, keep), slim, inputs) is None
 
     def sound(known: list[Group], more: list[Group]) -> list[Group]:
         if not more or holds(known + more):
@@ -115,9 +127,34 @@ def unsound(model: nn.Module, groups: Sequence[Group], inputs: Inputs) -> list[G
     return [group for group in groups if group.name not in good]
 
 
-def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    with torch.no_grad():
-        return list(tensors_in(call(model, inputs)))
+def _outputs(model: nn.Module, inputs: Inputs, watched: Sequence[str] = ()) -> list[Tensor]:
+    """What a network returns, and behind that what some of its layers make."""
+    made: list[Tensor] = []
+    layers = [model.get_submodule(name) for name in watched]
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output: made.append(output.clone())) for layer in layers
+    ]
+    try:
+        with torch.no_grad():
+            return [*tensors_in(call(model, inputs)), *made]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Steps(TorchDispatchMode):
+    """While active, notes the operations that run; how they move data in memory depends on sizes alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operation and notes it."""
+        name = func._schema.name.split("::")[1]
+        if name not in ("clone", "alias"):
+            self.names.append("view" if "view" in name or "reshape" in name else name)
+        return func(*args, **(kwargs or {}))
 
 
 def _apart(wanted: list[Tensor], got: list[Tensor], tolerance: float) -> str | None:
@@ -136,17 +173,22 @@ def _apart(wanted: list[Tensor], got: list[Tensor], tolerance: float) -> str | N
 def _sizes(model: nn.Module, inputs: Inputs) -> Iterator[tuple[Inputs, bool]]:
     """Inputs to try, and whether convolutions are padded for them; the last are of full size.
 
-    On a small image the maps of some networks vanish: padding changes their size and no channel.
+    On a small image the maps of some networks vanish: padding changes their size and no channel. One on which
+    a network does other things than on the full one shows nothing.
     """
     if isinstance(inputs, Tensor) and inputs.ndim == 4 and min(inputs.shape[2:]) > SMALL:
         shadow, small = copied(model, on_meta), inputs[..., :SMALL, :SMALL]
         for padded in (False, True):
+            tried = _with_padding(shadow) if padded else shadow
             try:
-                wanted = _outputs(shadow, on_meta(inputs))
-                made = _outputs(_with_padding(shadow) if padded else shadow, on_meta(small))
+                with _Steps() as full_steps:
+                    wanted = _outputs(shadow, on_meta(inputs))
+                with _Steps() as steps:
+                    made = _outputs(tried, on_meta(small))
             except Exception:  # too small for its maps, made for one size, or in need of data
                 continue
-            if [t.ndim for t in made] == [t.ndim for t in wanted] and all(tensor.numel() for tensor in made):
+            alike = steps.names == full_steps.names and [t.ndim for t in made] == [t.ndim for t in wanted]
+            if alike and all(tensor.numel() for tensor in made):
                 yield small, padded
                 break
     yield inputs, False

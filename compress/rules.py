@@ -104,12 +104,14 @@ def _product(channels: Channels, layer: str, row: Tensor, made: Tensor, dim: int
 def _odd_product(channels: Channels, given: Given, read: list[Tensor], made: list[Tensor]) -> list[Tensor]:
     """A product whose weight is no layer's own: shared, computed, or of a kind that cannot be narrowed."""
     for owners in (channels.owned(tensor) for tensor in read):
-        for layer, _ in owners:
-            others = ", ".join(other for other, _ in owners if other != layer)
+        layers = [name.partition(".parametrizations.")[0] for name, _ in owners]
+        for layer in layers:
+            reader = layer or "the network itself"
+            others = ", ".join(other for other in layers if other != layer)
             fault = f"shares its weight with {others}" if others else "has a weight that is computed"
             channels.keep_layer(layer, fault)
             for tensor in read:
-                channels.ties.keep(channels.numbers(tensor), f"is read by {layer}, which {fault}")
+                channels.ties.keep(channels.numbers(tensor), f"is read by {reader}, which {fault}")
     return unknown(channels, given, read, made)
 
 
@@ -169,8 +171,8 @@ def reduction(channels: Channels, given: Given, read: list[Tensor], made: list[T
 
 def softmax(channels: Channels, given: Given, read: list[Tensor], made: list[Tensor]) -> list[Tensor]:
     """What weighs the entries of one dimension against each other."""
-    numbers = channels.numbers(read[0])
-    return unknown(channels, given, read, made) if numbers.shape[given["dim"]] > 1 else [numbers] * len(made)
+    numbers, dim = channels.numbers(read[0]), given.get("dim", -1)
+    return unknown(channels, given, read, made) if numbers.shape[dim] > 1 else [numbers] * len(made)
 
 
 def same(channels: Channels, given: Given, read: list[Tensor], made: list[Tensor]) -> list[Tensor]:

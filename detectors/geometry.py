@@ -52,6 +52,8 @@ def apply_geometry(model: nn.Module, geometry: Geometry) -> None:
                 f"the file resizes the layer {name!r}, which this detector does not have"
             ) from None
         own = _shape(module)
+        if own == shape:
+            continue
         if own is None or set(own) != set(shape):
             raise CheckpointError(
                 f"the file resizes {name!r} by {shape}, but here that is a {type(module).__name__}"
@@ -75,7 +77,7 @@ def _shape(module: Any) -> dict[str, int] | None:
             return {"channels": module.num_parameters}
         case nn.GroupNorm():
             return {"channels": module.num_channels, "groups": module.num_groups}
-        case Resizable():
+        case Resizable() if isinstance(module.channels, int):
             return {"channels": module.channels}
     return None
 

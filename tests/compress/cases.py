@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from structures import (
     Between,
     Chunked,
@@ -128,6 +129,24 @@ CASES = {
     "computed weight": Case(
         lambda: Between(Standardised(16, 16, 3)), {}, {"body": "middle", "middle": "outside the layer"}
     ),
+    "weight norm": Case(
+        lambda: Between(nn.utils.parametrizations.weight_norm(conv(16, 16))),
+        {},
+        {
+            "body": "is read by middle, which has a weight that is computed",
+            "middle": "weight that is computed",
+        },
+    ),
+    "weight norm without a bias": Case(
+        lambda: Between(nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 1, bias=False))),
+        {},
+        {"body": "is read by middle", "middle": "weight that is computed"},
+    ),
+    "a weight of the network's own": Case(
+        lambda: Between(lambda m, x: F.conv2d(x, m.weight), weight=nn.Parameter(torch.rand(16, 16, 1, 1))),
+        {},
+        {"body": "is read by the network itself"},
+    ),
     "bare parameter": Case(
         lambda: Between(lambda m, x: x * m.gain, gain=nn.Parameter(torch.rand(1, 16, 1, 1))),
         {},
@@ -154,6 +173,7 @@ CASES = {
         {"body": "reduced over its channels by sum"},
     ),
     "softmax over channels": Case(lambda: Between(lambda m, x: x.softmax(1)), {}, {"body": "_softmax"}),
+    "largest places": Case(lambda: Between(lambda m, x: x.sort()[0] + x.topk(1)[0]), BODY, {}),
     "slice": Case(lambda: Between(lambda m, x: x[:, :6], 6), {}, {"body": "sliced"}),
     "one channel taken": Case(lambda: Between(lambda m, x: x * x[:, 0:1]), {}, {"body": "sliced"}),
     "focus": Case(

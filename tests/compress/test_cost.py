@@ -3,6 +3,7 @@
 import copy
 import random
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -155,3 +156,49 @@ def test_counting_leaves_mode_hooks_and_statistics_alone() -> None:
     assert [m.training for m in (model, model.a, model.a_norm)] == [True, True, False]
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(m._forward_hooks for m in model.modules())
+
+
+class Gained(nn.Conv2d):
+    """A convolution with a gain of its own for each channel."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8, 3)
+        self.gain = nn.Parameter(torch.rand(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.gain[:, None, None]
+
+
+def sharing() -> nn.Module:
+    """Two convolutions with one bias and two norms with one scale."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    model[2].bias, model[3].weight = model[0].bias, model[1].weight
+    return model
+
+
+def reparametrised(bias: bool) -> nn.Module:
+    weight_norm = nn.utils.parametrizations.weight_norm
+    return nn.Sequential(nn.Conv2d(3, 8, 3), weight_norm(nn.Conv2d(8, 8, 3, bias=bias)), nn.Conv2d(8, 4, 1))
+
+
+@pytest.mark.parametrize(
+    "build_model",
+    [sharing, lambda: reparametrised(True), lambda: reparametrised(False), lambda: nn.Sequential(Gained())],
+)
+def test_what_layers_share_compute_or_add_is_counted_as_it_is_stored(
+    build_model: Callable[[], nn.Module],
+) -> None:
+    model = build_model().eval()
+    images = torch.zeros(1, model[0].in_channels, 16, 16)
+    params = sum(p.numel() for p in model.parameters())
+    own = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}.values()
+    stored_once = sum(tensor.numel() * tensor.element_size() for tensor in own)
+    assert cost_of(model, images) == Cost(measured(model, images), params, stored_once)
+
+
+def test_images_are_counted_by_the_first_input_that_has_dimensions() -> None:
+    class Scaled(nn.Conv2d):
+        def forward(self, factor: Tensor, x: Tensor) -> Tensor:
+            return super().forward(x) * factor
+
+    assert cost_of(Scaled(3, 4, 1), (torch.tensor(2.0), torch.zeros(2, 3, 5, 5))).macs == 3 * 4 * 25
