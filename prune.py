@@ -49,7 +49,8 @@ def prune(recipe: Recipe, path: str) -> None:
             if place.leads:
                 report = f"{markdown(ledger)}\n\n{verdict(ledger)}\n"
                 write_text(folder / "report.md", report)
-                print(f"\n{report}\nsaved {folder / 'slim.pth'}")
+                saved = [name for name in ("slim.pth", "masked.pth") if (folder / name).exists()]
+                print("\n".join([f"\n{report}", *(f"saved {folder / name}" for name in saved)]))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,13 @@ from detectors.files import append_line, write_text
 Entry = dict[str, Any]
 
 
+def kept_round(ledger: "Ledger") -> int:
+    """The last round that is finished and was not rejected by `prune.stop_below`; 0: none."""
+    finished = [entry["round"] for entry in ledger.entries if entry["phase"] == "evaluate"]
+    rejected = [entry["round"] for entry in ledger.entries if entry["phase"] == "stop"]
+    return max((number for number in finished if number not in rejected), default=0)
+
+
 class Ledger:
     """The lines of `ledger.jsonl`, oldest first; each has a `round` and a `phase`.
 

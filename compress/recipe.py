@@ -53,6 +53,13 @@ class PruneConfig:
     calibration_images: int = setting(
         512, "training images, at most, that scores, compensation and statistics are measured on"
     )
+    stop_below: str | None = setting(
+        None,
+        "stop after a round that scores below this, 0.5 or 95% of the first model's, and keep the one before",
+    )
+    mode: Literal["slim", "mask"] = setting(
+        "slim", "mask: keep the shapes of the first model and leave masked.pth, with zeros for what was cut"
+    )
     latency_runs: int = setting(30, "timed forward passes behind each latency; 0: none")
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from compress.groups import Graph
-from compress.ledger import Ledger
+from compress.ledger import Ledger, kept_round
 from compress.plan import Plan
 from detectors.evaluation.bootstrap import Difference
 from detectors.evaluation.score import Score
@@ -51,13 +51,21 @@ def markdown(ledger: Ledger) -> str:
 def verdict(ledger: Ledger) -> str:
     """What the run came to, in a sentence."""
     first = ledger.find(0, "start")
-    last = ledger.entries[-1] if ledger.entries else None
-    if first is None or last is None or last["phase"] != "evaluate":
+    end = ledger.entries[-1] if ledger.entries else None
+    if first is None or end is None or end["phase"] not in ("evaluate", "stop"):
         return "the run is not finished"
+    kept = kept_round(ledger)
+    stopped = ""
+    if end["phase"] == "stop":
+        stopped = f"stopped: round {end['round']} scored {end['score']:.3f}, below {end['below']:.3f}; "
+    last = ledger.find(kept, "evaluate")
+    if last is None:
+        return f"{stopped}no round was good enough, and no slim model is kept"
+    stopped += f"round {kept} is kept: " if stopped else ""
     before, after = Score.from_dict(first["score"]), Score.from_dict(last["score"])
     cost, whole = last["cost"], first["cost"]
     text = (
-        f"{whole['macs'] / cost['macs']:.1f} times fewer MACs, {whole['bytes'] / cost['bytes']:.1f} "
+        f"{stopped}{whole['macs'] / cost['macs']:.1f} times fewer MACs, {whole['bytes'] / cost['bytes']:.1f} "
         "times smaller"
         + (f", {_speed_up(last):.1f} times faster" if last["latency"] else "")
         + f"; {after.label} {before.value:.3f} -> {after.value:.3f} ({after.value - before.value:+.3f})"

@@ -11,11 +11,12 @@ from compress.calibration import recalibrated
 from compress.cost import Cost, cost_of, subject
 from compress.graph import trace
 from compress.latency import Latency, measure
-from compress.ledger import Entry, Ledger
+from compress.ledger import Entry, Ledger, kept_round
+from compress.masking import unfolded
 from compress.pruning import carry_out
 from compress.recipe import Recipe
 from compress.report import widths_table
-from compress.schedule import plan_round
+from compress.schedule import least_score, plan_round
 from compress.session import loader_of, predictions_of, scored
 from detectors.checkpoint import fingerprint, save
 from detectors.data import Dataset
@@ -80,10 +81,33 @@ class Run:
                 self._phase(number, phase, work)
             if self.place.leads:
                 self._tidy(number)
-        if self.place.leads:
-            slim = load(self._file(rounds, "finetune"))
-            save(slim, self.folder / "slim.pth", **self._meta(rounds))
+            if self._stops(number):
+                break
+        kept = kept_round(self.ledger)
+        if self.place.leads and kept:
+            slim = load(self._file(kept, "finetune"))
+            if self.recipe.prune.mode == "mask":
+                network, inputs = subject(self.first)
+                keeps = [self._kept(number) for number in range(1, kept + 1)]
+                slim.network = unfolded(network, slim.network.to(self.place.device), keeps, inputs)
+            name = "masked.pth" if self.recipe.prune.mode == "mask" else "slim.pth"
+            save(slim, self.folder / name, **self._meta(kept))
         return self.ledger
+
+    def _stops(self, number: int) -> bool:
+        """Whether a round scored below what the recipe accepts; recorded, so that all later calls agree."""
+        limit = self.recipe.prune.stop_below
+        if limit is None:
+            return False
+        scores = [self.ledger.find(0, "start"), self.ledger.find(number, "evaluate")]
+        first, value = (float(entry["score"]["value"]) for entry in scores if entry is not None)
+        least = least_score(limit, first)
+        if value >= least:
+            return False
+        if self.ledger.find(number, "stop") is None:
+            self.ledger.add({"round": number, "phase": "stop", "score": value, "below": least})
+        self._say(f"round {number}: {value:.3f} is below prune.stop_below={limit} ({least:.3f}); stopping")
+        return True
 
     def _start(self) -> None:
         mark = fingerprint(self.first)
@@ -149,8 +173,7 @@ class Run:
     def _recalibrate(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
         path = self._before(number, "cut")
         before = load(path).to(self.place.device) if path else self.first
-        keep = json.loads(self._plan_file(number).read_text(encoding="utf-8"))["keep"]
-        facts = recalibrated(self.recipe, before, detector, keep, self.training, self.place)
+        facts = recalibrated(self.recipe, before, detector, self._kept(number), self.training, self.place)
         score = scored(self.recipe, detector, predictions_of(self.recipe, detector, self.test, self.place))
         self._say(f"round {number}: before fine-tuning {score.line()}")
         return detector, {**facts, "score": score.to_dict()}
@@ -226,6 +249,11 @@ class Run:
         return self.folder / (
             f"round_{number:02d}.pth" if phase == "finetune" else f"round_{number:02d}.{phase}.pth"
         )
+
+    def _kept(self, number: int) -> dict[str, tuple[int, ...]]:
+        """The channels that stayed in each group that a round cut."""
+        keep = json.loads(self._plan_file(number).read_text(encoding="utf-8"))["keep"]
+        return {group: tuple(channels) for group, channels in keep.items()}
 
     def _plan_file(self, number: int) -> Path:
         return self.folder / f"round_{number:02d}.plan.json"

@@ -14,6 +14,7 @@ from compress.plan import Plan, Rules, check_reachable, smallest_cost
 from compress.recipe import PruneConfig, Recipe
 from detectors.data import Dataset
 from detectors.engine.distributed import Place
+from detectors.errors import PlanError
 from detectors.models.base import Detector
 
 
@@ -24,6 +25,8 @@ def check(recipe: Recipe, detector: Detector) -> None:
     """
     settings = recipe.prune
     graph = trace(*subject(detector))
+    if settings.stop_below is not None:
+        least_score(settings.stop_below, 1.0)
     final = budget_of_round(settings, cost_of_layers(graph.layers), settings.rounds)
     check_reachable(graph, final, rules_of(settings), settings.rounds)
     criterion = "l1" if CRITERIA[settings.criterion].needs else settings.criterion
@@ -82,6 +85,22 @@ def _planned(
         order=settings.order,
         evidence=evidence,
     )
+
+
+def least_score(text: str, first: float) -> float:
+    """What a round must score: "0.5", or "95%" of the first model's score.
+
+    Raises:
+        PlanError: anything else.
+    """
+    share = text.strip().endswith("%")
+    try:
+        value = float(text.strip().removesuffix("%")) / (100 if share else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise PlanError(f"prune.stop_below={text!r} is no score; write 0.5, or 95% of the first model's")
+    return value * first if share else value
 
 
 def rules_of(settings: PruneConfig, first_widths: dict[str, int] | None = None) -> Rules:

@@ -13,11 +13,11 @@ from tiny_runs import PHASES, same_files, tiny_detector, tiny_recipe, tiny_run, 
 
 import detectors
 from compress.cost import Cost, cost_of
-from compress.ledger import Entry, Ledger
+from compress.ledger import Entry, Ledger, kept_round
 from compress.recipe import BudgetConfig, PruneConfig
-from compress.schedule import budget_of_round
+from compress.schedule import budget_of_round, least_score
 from detectors.checkpoint import fingerprint, read
-from detectors.errors import ConfigError, Interrupted, RunError
+from detectors.errors import ConfigError, Interrupted, PlanError, RunError
 from detectors.files import append_line
 from detectors.models.base import Detector
 
@@ -268,3 +268,58 @@ def test_every_round_keeps_the_same_share_of_what_the_one_before_was_allowed(
 def test_rounds_that_cannot_be_are_refused_with_their_key(settings: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(key)):
         PruneConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept", "phases"),
+    [("0.0", 2, 9), ("1.0", 0, 6)],
+)
+def test_a_round_below_the_limit_ends_the_run_and_the_one_before_is_kept(
+    limit: str, kept: int, phases: int, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(stop_below=limit)
+    ledger = tiny_run(tmp_path, recipe).finish()
+    assert kept_round(ledger) == kept
+    assert len(ledger.entries) == phases
+    assert (tmp_path / "slim.pth").exists() == bool(kept)
+    again = tiny_run(tmp_path, recipe).finish()
+    assert again.entries == ledger.entries
+
+
+@pytest.mark.parametrize(("text", "least"), [("0.5", 0.5), ("95%", 0.38), (" 50 %", 0.2)])
+def test_a_least_score_is_a_number_or_a_share_of_the_first(text: str, least: float) -> None:
+    assert least_score(text, 0.4) == pytest.approx(least)
+
+
+@pytest.mark.parametrize("text", ["half", "-0.1", "1.5", "150%", ""])
+def test_a_least_score_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(PlanError, match=r"prune.stop_below=.* is no score; write 0.5, or 95%"):
+        least_score(text, 0.4)
+
+
+@pytest.mark.parametrize("criterion", ["column_subset", "fisher", "taylor", "random"])
+def test_criteria_of_data_killed_before_any_line_end_as_unbroken(criterion: str, tmp_path: Path) -> None:
+    recipe = tiny_recipe(criterion=criterion, compensate="refit", choice="global")
+    tiny_run(tmp_path / "unbroken", recipe).finish()
+    for _ in range(2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Ledger, "add", _dying_after(2))
+            with pytest.raises(Killed):
+                tiny_run(tmp_path / "killed", recipe).finish()
+    tiny_run(tmp_path / "killed", recipe).finish()
+    assert_same_run(tmp_path / "killed", tmp_path / "unbroken")
+    plans = [(tmp_path / name / "round_02.plan.json").read_text() for name in ("killed", "unbroken")]
+    assert plans[0] == plans[1]
+
+
+def _dying_after(lines: int) -> Callable[[Ledger, Entry], None]:
+    """`Ledger.add` that does so many lines and then ends the process instead."""
+    add, done = Ledger.add, []
+
+    def dying(self: Ledger, entry: Entry) -> None:
+        if len(done) == lines:
+            raise Killed
+        done.append(entry)
+        add(self, entry)
+
+    return dying
