@@ -23,7 +23,7 @@ def download(address: str, path: str | Path, sha256: str | None = None) -> Path:
     Args:
         address: http, https or file; or the name of a file in torchvision's enumeration, such as
             SSD300_VGG16_Weights.COCO_V1 or VGG16_BN_Weights.IMAGENET1K_V1.
-        path: where it is to lie; a folder takes the name that the address ends in.
+        path: where it is to lie; a folder, or what ends in a slash, takes the name that the address ends in.
         sha256: the whole checksum or its first 8 digits or more; None: those that the name ends in, as in
             torchvision's `resnet50-0676ba61.pth`.
 
@@ -34,10 +34,10 @@ def download(address: str, path: str | Path, sha256: str | None = None) -> Path:
         CheckpointError: no checksum is known, the file on disk or the one fetched is another one, the address
             gives none, or the disk takes none; an older file is left as it is.
     """
-    path = Path(path)
+    folder = str(path).endswith("/") or Path(path).is_dir()
     address = address_of(address)
     name = address.rsplit("/", 1)[-1]
-    path = path / name if path.is_dir() else path
+    path = Path(path) / name if folder else Path(path)
     wanted = (sha256 or _checksum_in(name)).lower()
     if not re.fullmatch(r"[0-9a-f]{8,64}", wanted):
         raise CheckpointError(f"no checksum is known for {address}; give its sha256 (8 digits or more)")
@@ -48,8 +48,11 @@ def download(address: str, path: str | Path, sha256: str | None = None) -> Path:
         raise CheckpointError(
             f"{path} is another file than {address}: its sha256 is {found}, not {wanted}...; move it away"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise CheckpointError(f"cannot download {address} to {path}: {error.strerror}") from None
     try:
         with os.fdopen(handle, "wb") as file:
             found = _fetch(address, file.write, path.name)

@@ -26,6 +26,7 @@ def fill_backbone(backbone: nn.Module, state: State, path: str) -> dict[str, lis
         raise CheckpointError(
             f"{path} is not a file of this backbone (key {odd}); give a whole detector as model={path}"
         )
+    _check_depth(own, state, path)
     for key in sorted(fitting):
         theirs, value = found[key], state[found[key]]
         if value.shape != own[key].shape:
@@ -73,11 +74,7 @@ def _numbered(key: str) -> str | None:
 
 def _resnet(own: State) -> Callable[[str], str | None]:
     """torchvision's `conv1`, `bn1`, `layer1.0...`: our list begins with stem, ReLU and pooling."""
-    stages: list[int] = []
-    for index in sorted({int(key.split(".")[1]) for key in own if re.match(r"^features\.\d+\.conv1\.", key)}):
-        # A stage begins where the first block changes the width of its input.
-        if f"features.{index}.downsample.0.weight" in own or not stages:
-            stages.append(index)
+    stages = [blocks[0] for blocks in _stages(own)]
 
     def rule(key: str) -> str | None:
         first, _, rest = key.partition(".")
@@ -85,23 +82,46 @@ def _resnet(own: State) -> Callable[[str], str | None]:
             return f"features.{_STEM[first]}.{rest}"
         match = re.match(r"^layer(\d)\.(\d+)\.(.+)$", key)
         if match and int(match[1]) <= len(stages):
-            place = stages[int(match[1]) - 1] + int(match[2])
-            # A deeper file's further blocks have no place in a shallower network.
-            following = stages[int(match[1])] if int(match[1]) < len(stages) else None
-            return f"features.{place}.{match[3]}" if following is None or place < following else None
+            return f"features.{stages[int(match[1]) - 1] + int(match[2])}.{match[3]}"
         return None
 
     return rule
 
 
+def _stages(own: State) -> list[list[int]]:
+    """The indices of a ResNet's blocks in our list, stage by stage; [] for another backbone."""
+    stages: list[list[int]] = []
+    for index in sorted({int(key.split(".")[1]) for key in own if re.match(r"^features\.\d+\.conv1\.", key)}):
+        # A stage begins where the first block changes the width of its input.
+        if f"features.{index}.downsample.0.weight" in own or not stages:
+            stages.append([])
+        stages[-1].append(index)
+    return stages
+
+
+def _check_depth(own: State, state: State, path: str) -> None:
+    """Raises CheckpointError for a ResNet with another number of blocks; further stages of a file may be."""
+    for number, blocks in enumerate(_stages(own), start=1):
+        theirs = {match[1] for key in state if (match := re.match(rf"^layer{number}\.(\d+)\.", key))}
+        if theirs and len(theirs) != len(blocks):
+            raise CheckpointError(
+                f"{path} is of another depth than the detector's backbone: layer{number} has {len(theirs)} "
+                f"blocks in the file and {len(blocks)} here; name the file's ResNet in "
+                "detector.options.backbone"
+            )
+
+
 def _mobilenet(key: str) -> str | None:
-    """torchvision's MobileNetV2: `features.0.0`, `features.1.conv.0.0` (depthwise first in block 1)."""
+    """torchvision's MobileNetV2: `features.0.0`, `features.1.conv.0.0` (depthwise first in block 1).
+
+    Its first and its last block are a convolution and batch norm, without a `conv` around them.
+    """
     match = re.match(r"^features\.(\d+)\.(.+)$", key)
     if not match:
         return None
     block, rest = int(match[1]), match[2]
-    if block == 0:
-        return f"features.0.conv.{rest}"
+    if re.match(r"\d\.", rest):
+        return f"features.{block}.conv.{rest}"
     inner = re.match(r"^conv\.(\d)\.(?:(\d)\.)?(\w+)$", rest)
     if not inner:
         return None

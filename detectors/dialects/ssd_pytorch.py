@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from detectors.dialects import DIALECTS, Layout, State
 
 _STEP = re.compile(r"^(?:vgg|base)\.(\d+)\.(weight|bias)$")
+# A ResNet's stem has layers 0 and 1 of such keys too.
+_VGG = re.compile(r"^(?:vgg|base)\.(?:[2-9]|[1-3]\d)\.weight$")
 _NAMES = {6: "ssd300_vgg16", 7: "ssd512_vgg16"}
 _BOXES = {20: {"anchors": "voc"}, 80: {"anchors": "coco"}}
 
@@ -14,7 +16,7 @@ _BOXES = {20: {"anchors": "voc"}, 80: {"anchors": "coco"}}
 def ssd_pytorch(state: State) -> Iterable[Layout]:
     """`ssd300_mAP_77.43_v2.pth` and its like: VGG16 without batch norm, L2Norm, extras, loc, conf."""
     heads = sum(bool(re.match(r"^conf\.\d+\.weight$", key)) for key in state)
-    if "L2Norm.weight" in state and heads in _NAMES and any(_STEP.match(key) for key in state):
+    if "L2Norm.weight" in state and heads in _NAMES and any(_VGG.match(key) for key in state):
         yield Layout(_NAMES[heads], {}, key_of, _BOXES)
 
 

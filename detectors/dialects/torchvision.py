@@ -109,7 +109,10 @@ def picked(state: State, classes: Sequence[str]) -> dict[str, Tensor] | None:
     for one in classes:
         if one not in COCO_CLASSES:
             hint = did_you_mean(one, COCO_CLASSES)
-            raise CheckpointError(f"the file has COCO's 80 classes, and {one!r} is none of them{hint}")
+            raise CheckpointError(
+                f"the file has COCO's 80 classes, and {one!r} is none of them{hint}; for other classes say "
+                "load.classes=ignore (in Python: ignore_classes=True)"
+            )
     columns = torch.tensor([0, *(COCO_COLUMNS.index(one) for one in classes)])
     return {key: _rows(key, tensor, state, columns) for key, tensor in state.items()}
 

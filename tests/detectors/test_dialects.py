@@ -1,5 +1,7 @@
 """Published weight files: their keys turned into ours, and what is ambiguous refused."""
 
+import re
+
 import pytest
 import torch
 
@@ -44,6 +46,16 @@ def test_keys_and_shapes_tell_detector_classes_and_anchors(name, classes, prefix
         "conf.0.weight",
     } <= found.state.keys()
     assert len(found.state) == len(state)
+
+
+def test_a_resnet_is_not_taken_for_a_vgg_because_its_stem_is_numbered_alike():
+    with torch.device("meta"):
+        whole = build("ssd", CLASSES, backbone="resnet50", layout="tencent").network.state_dict()
+    state = {key.replace("backbone.features.", "base."): value for key, value in whole.items()}
+    state = {re.sub(r"^extras\.(\d)\.0", r"extras.\1", key): value for key, value in state.items()}
+    state["L2Norm.weight"] = state.pop("norm.weight")
+    found = dialects.recognise(state, "x.pth", given={"size": [384, 512]})  # which no VGG's layout takes
+    assert (found.name, found.options["backbone"], found.classes) == ("ssd", "resnet50", 2)
 
 
 def test_a_file_of_other_classes_is_ambiguous():

@@ -83,6 +83,18 @@ def test_another_file_on_disk_is_left_alone(server, tmp_path):
     assert file.read_bytes() == b"mine"
 
 
+def test_a_folder_that_is_not_there_yet_is_made(server, tmp_path):
+    path = download(f"{server}/a.pth", f"{tmp_path}/weights/", SHA256)
+    assert path == tmp_path / "weights" / "a.pth"
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_place_that_no_folder_can_be_is_one_line(server, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"cannot download .* to .*file/a.pth: File exists"):
+        download(f"{server}/a.pth", tmp_path / "file" / "a.pth", SHA256)
+
+
 def test_without_a_checksum_nothing_is_fetched(server, tmp_path):
     Files.asked.clear()
     with pytest.raises(CheckpointError, match=r"no checksum is known for .*; give its sha256"):

@@ -7,6 +7,7 @@ from torch import nn
 
 import compress
 import detectors
+from detectors.dialects.backbone_files import fill_backbone
 from detectors.errors import CheckpointError
 from detectors.loading import LEFT_OUT, load_backbone
 from detectors.models import build
@@ -100,10 +101,14 @@ def test_torchvisions_vgg_fills_the_convolutions_and_the_rest_is_named(tmp_path)
 @pytest.mark.parametrize(
     ("build_classifier", "message"),
     [
-        (torchvision.models.resnet34, None),
         (
-            torchvision.models.resnet50,
-            r"\[64, 64, 1, 1\] in the file .* another depth or width",
+            torchvision.models.resnet34,
+            r"another depth .*: layer1 has 3 blocks in the file and 2 here; name the",
+        ),
+        (torchvision.models.resnet50, "layer1 has 3 blocks in the file and 2 here"),
+        (
+            torchvision.models.vgg16,
+            r"\[64, 3, 3, 3\] in the file and \[64, 3, 7, 7\] .* another depth or width",
         ),
         (torchvision.models.squeezenet1_1, "another depth or width|not a file of this backbone"),
     ],
@@ -111,12 +116,36 @@ def test_torchvisions_vgg_fills_the_convolutions_and_the_rest_is_named(tmp_path)
 def test_a_file_of_another_backbone_is_refused(build_classifier, message, tmp_path):
     torch.save(build_classifier(weights=None).state_dict(), tmp_path / "other.pth")
     detector = build("ssd", ("cat",), backbone="resnet18")
-    if message is None:  # a deeper one of the same block: what has a place is taken, the rest is named
-        facts = load_backbone(detector, tmp_path / "other.pth")
-        assert "layer1.2.conv1.weight" in facts["left out"]
-        return
     with pytest.raises(CheckpointError, match=message):
         load_backbone(detector, tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "message"),
+    [
+        ("resnet18", "resnet34", "layer1 has 2 blocks in the file and 3 here"),
+        ("resnet50", "resnet101", "layer3 has 6 blocks in the file and 23 here; name the file's ResNet"),
+        ("resnet101", "resnet50", "layer3 has 23 blocks in the file and 6 here"),
+    ],
+)
+def test_a_resnet_of_another_depth_is_refused(given, wanted, message, tmp_path):
+    with torch.device("meta"):
+        state = getattr(torchvision.models, given)(weights=None).state_dict()
+        detector = build("ssd", ("cat",), backbone=wanted)
+    with pytest.raises(CheckpointError, match=message):
+        fill_backbone(detector.network.backbone, state, "other.pth")
+
+
+def test_the_last_layer_of_torchvisions_mobilenet_finds_its_place(tmp_path):
+    classifier = torchvision.models.mobilenet_v2(weights=None)
+    torch.save(classifier.state_dict(), tmp_path / "m.pth")
+    detector = build("ssd", ("cat",), backbone="mobilenet_v2", layout="tencent")
+    facts = load_backbone(detector, tmp_path / "m.pth")
+    assert {key.rsplit(".", 1)[0] for key in facts["missing"]} == {"features.1.conv.0", "features.1.conv.1"}
+    assert {key.split(".")[0] for key in facts["left out"]} == {"classifier"}
+    backbone = detector.network.backbone
+    assert same(backbone, "features.18.conv.0.weight", classifier, "features.18.0.weight")
+    assert same(backbone, "features.18.conv.1.running_var", classifier, "features.18.1.running_var")
 
 
 def test_a_guest_takes_whole_files_only(tmp_path):

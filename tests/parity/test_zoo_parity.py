@@ -171,6 +171,15 @@ def test_boxes_in_an_order_that_ours_cannot_give_are_a_fault(tmp_path, ratios):
     assert "have a 1 on some maps only, or not in front" in compare(written(tmp_path, pack)).fault
 
 
+def test_right_samples_do_not_hide_that_the_priors_differ_as_a_whole(tmp_path):
+    name = "ssd_lite_mobilenetv2_train_voc"
+    pack = pack_of(name)
+    pack["priors"]["mean"] += 0.1
+    found = compare(written(tmp_path, pack, like=name))
+    assert not found.passed
+    assert found.differences["priors"] == pytest.approx(0.1, rel=1e-3)
+
+
 def test_what_is_no_pack_fails_and_the_next_one_is_still_compared(tmp_path, capsys):
     (tmp_path / "text.json").write_text("no JSON")
     (tmp_path / "empty.json").write_text("{}")

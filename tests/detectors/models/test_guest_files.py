@@ -106,7 +106,7 @@ def test_all_eighty_classes_of_coco_and_the_places_of_their_ids_fit(tmp_path):
             ("cat", "dgo"),
             "model.pth: the file has COCO's 80 classes, and 'dgo' is none of them; did you mean",
         ),
-        (91, ("N/A",), "'N/A' is none of them"),
+        (91, ("N/A",), "'N/A' is none of them.*; for other classes say load.classes=ignore"),
     ],
 )
 def test_classes_that_a_file_does_not_have_are_one_clear_error(classes, names, message, tmp_path):
