@@ -7,13 +7,15 @@ import pytest
 import torch
 from toys import Concat, ThreeConvs, inputs, made
 
+from compress.allocation import global_widths, ratio_widths, uniform_widths
 from compress.budget import Budget
 from compress.cost import cost_of_layers
 from compress.criteria import CRITERIA
 from compress.graph import trace
 from compress.groups import Graph
 from compress.module import make_plan
-from compress.plan import Rules, global_widths, plan_of, priced, ratio_widths, selectable, uniform_widths
+from compress.plan import Rules, plan_of, selectable
+from compress.pricing import priced
 from detectors.errors import PlanError
 from detectors.models import build
 
