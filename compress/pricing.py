@@ -126,11 +126,10 @@ class Pricing:
         if name not in self._changes:
             width = int(self.options[name][self.places[name]])
             costs = np.zeros((len(self.kinds), len(self.options[name])))
-            for touch in self._touches[name]:
+            for number, touch in enumerate(self._touches[name]):
                 inputs, outputs = self._sizes[touch.layer]
-                costs += self._row(
-                    name, touch, inputs - touch.inputs * width, outputs - touch.outputs * width
-                )
+                rest = inputs - touch.inputs * width, outputs - touch.outputs * width
+                costs += self._row(name, number, *rest)
             self._changes[name] = costs - costs[:, self.places[name], None]
         return self._changes[name]
 
@@ -154,9 +153,10 @@ class Pricing:
             self._sizes[touch.layer][0] += more * touch.inputs
             self._sizes[touch.layer][1] += more * touch.outputs
 
-    def _priced(self, name: str, touch: Touch, inputs: int, outputs: int) -> NDArray[np.float64]:
-        """`[kinds, K]`: a layer at each option of a group, with the channels that other groups give it."""
-        options, layer = self.options[name], self._layers[touch.layer]
+    def _priced(self, name: str, number: int, inputs: int, outputs: int) -> NDArray[np.float64]:
+        """`[kinds, K]`: a layer at each option of a group, beside the channels that it has from others."""
+        touch, options = self._touches[name][number], self.options[name]
+        layer = self._layers[touch.layer]
         sizes = inputs + touch.inputs * options, outputs + touch.outputs * options
         costs = np.empty((len(self.kinds), len(options)))
         for kind, price in enumerate(self._prices):
