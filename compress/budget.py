@@ -34,8 +34,13 @@ class Budget:
         return {"macs": self.macs, "params": self.params}
 
 
-def parse_limit(text: str | float, first: int, kind: str) -> int:
+def parse_limit(text: str | float, first: int, key: str) -> int:
     """A limit as a person writes it: "50%" of `first`, "800M", "1.2G", "300k" or a number.
+
+    Args:
+        text: the limit.
+        first: the cost that a share is of.
+        key: the setting that holds it, for the error's message.
 
     Raises:
         PlanError: anything else, or a limit that is not above zero.
@@ -49,9 +54,7 @@ def parse_limit(text: str | float, first: int, kind: str) -> int:
     except InvalidOperation:
         limit = Decimal("nan")
     if not limit.is_finite() or limit < 1:
-        raise PlanError(
-            f"prune.budget.{kind}={written!r} is not a budget; write 50%, 800M, 1.2G or a number above zero"
-        )
+        raise PlanError(f"{key}={written!r} is not a budget; write 50%, 800M, 1.2G or a number above zero")
     return math.floor(limit)
 
 

@@ -74,9 +74,10 @@ class Layer:
         """Whether whole groups go, as in a norm or a depthwise convolution, or every group gets narrower."""
         return self.groups > self.inputs // self.groups
 
-    def cost(self, inputs: int, outputs: int) -> Cost:
-        """The cost at other widths; a layer that loses whole groups has fewer."""
-        groups = max(1, inputs * self.groups // self.inputs) if self.by_group else self.groups
+    def cost(self, inputs: Any, outputs: Any) -> Cost:
+        """The cost at other widths, one pair or int64 arrays of them; a layer that loses groups has fewer."""
+        groups = inputs * self.groups // self.inputs if self.by_group else self.groups
+        groups = groups + (groups == 0)  # at least one, in an array too
         pairs = inputs * outputs // groups
         params = pairs * self.pair_params + outputs * self.output_params + self.fixed_params
         stored = (params + outputs * self.output_buffers) * self.element + self.fixed_bytes

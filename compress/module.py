@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from compress.allocation import allocate, check_choice
 from compress.budget import Budget, on_the_way, parse_limit
 from compress.cost import Cost, cost_of_layers
 from compress.criteria import CRITERIA
@@ -16,24 +17,13 @@ from compress.evidence import Evidence
 from compress.graph import trace
 from compress.groups import Graph, Group
 from compress.inputs import Inputs
-from compress.plan import (
-    Plan,
-    Rules,
-    Widths,
-    check_reachable,
-    global_widths,
-    plan_of,
-    ratio_widths,
-    smallest_cost,
-    uniform_widths,
-)
+from compress.plan import Plan, Rules, plan_of
+from compress.reach import check_reachable, smallest_cost
 from compress.surgery import cut, masked
 from detectors.errors import PlanError
 from detectors.modes import evaluating
-from detectors.registry import did_you_mean
 
-CHOICES = ("uniform", "global")
-ORDERS = ("parallel", "sequential")
+Choice: TypeAlias = Literal["uniform", "global", "knapsack"]
 
 # Makes an optimizer for some parameters.
 Optimiser: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -46,13 +36,16 @@ def prune_module(
     *,
     budget: Mapping[str, str | float] | None = None,
     ratio: float | None = None,
+    ratios: Mapping[str, float] | None = None,
     criterion: str = "l1",
-    choice: Literal["uniform", "global"] = "uniform",
+    choice: Choice = "uniform",
     order: Literal["parallel", "sequential"] = "parallel",
     skip: tuple[str, ...] = (),
     multiple: int = 8,
     floor: float = 0.05,
     largest_cut: float = 0.9,
+    caps: Mapping[str, float] | None = None,
+    bounds: tuple[float, float] | None = (0.6, 2.0),
 ) -> nn.Module:
     """A slim copy of any network, cut once and proven equal to the masked one; not fine-tuned.
 
@@ -61,13 +54,17 @@ def prune_module(
         inputs: what it takes, batch 1: a tensor, or a tuple or dict of tensors; only shapes count.
         budget: limits on "macs" and "params": "50%" of the network's own, "800M", or a number.
         ratio: instead of a budget, the share of channels that every group loses.
+        ratios: instead of a budget, glob of layers -> share; the first that matches counts, others stay.
         criterion: a name of `compress.criteria.CRITERIA`.
-        choice: "uniform", the same share everywhere, or "global", one ranking.
+        choice: "uniform", the same share everywhere; "global", one ranking by score for cost; "knapsack", the
+            widths that keep most of the scores' shares within the budget.
         order: "sequential" scores each layer on weights already narrowed by the layers before it.
         skip: globs of layers to keep whole.
         multiple: widths are multiples of this.
         floor: smallest share of a group that stays.
         largest_cut: largest share of a group that goes.
+        caps: glob of layers -> largest share of them that goes.
+        bounds: with the knapsack, least and most of the uniform plan's widths; None: any.
 
     Raises:
         PlanError: a budget that cannot be met, or settings that contradict each other.
@@ -77,10 +74,11 @@ def prune_module(
         inputs,
         budget=budget,
         ratio=ratio,
+        ratios=ratios,
         criterion=criterion,
         choice=choice,
         order=order,
-        rules=Rules(multiple, floor, largest_cut, tuple(skip)),
+        rules=Rules(multiple, floor, largest_cut, tuple(skip), None, caps or {}, bounds),
     )
     return cut(model, graph, plan, inputs)
 
@@ -106,7 +104,8 @@ def shrink(
     model: nn.Module,
     inputs: Inputs,
     *,
-    budget: Mapping[str, str | float],
+    budget: Mapping[str, str | float] | None = None,
+    ratios: Mapping[str, float] | None = None,
     loss: Callable[[nn.Module, Any], Tensor],
     batches: Iterable[Any],
     score: Callable[[nn.Module], float],
@@ -114,15 +113,16 @@ def shrink(
     steps: int = 100,
     optimizer: Optimiser = SGD,
     criterion: str = "l1",
-    choice: Literal["uniform", "global"] = "uniform",
+    choice: Choice = "uniform",
     rules: Rules | None = None,
 ) -> tuple[nn.Module, list[Row]]:
-    """Approaches a budget in rounds of cutting and fine-tuning, by equal relative cuts.
+    """Approaches a budget in rounds of cutting and fine-tuning, by equal relative cuts, or cuts by ratios.
 
     Args:
         model: left alone.
         inputs: as in `prune_module`.
         budget: as in `prune_module`; holds after the last round.
+        ratios: as in `prune_module`, in every round, of the widths that it begins with.
         loss: `loss(network, batch)` gives a scalar to minimise; the network is in training mode.
         batches: of training data, in any form that `loss` takes; read again from the start when they end.
         score: `score(network)` gives a number, higher or lower is better as you like; in evaluation mode.
@@ -131,7 +131,7 @@ def shrink(
         optimizer: given the parameters that train, makes an optimizer, anew in every round.
         criterion: as in `prune_module`.
         choice: as in `prune_module`.
-        rules: what every cut keeps to; None: the defaults of `prune_module`.
+        rules: what every cut keeps to, with caps and bounds; None: the defaults of `prune_module`.
 
     Returns:
         The slim network, in the modes that the given one is in, and a row for each round from 0.
@@ -147,14 +147,14 @@ def shrink(
         graph = trace(slim, inputs)
         now = cost_of_layers(graph.layers)
         if not rows:
-            first, final = now, _limits(budget, now)
+            first, final = now, _limits(budget or {}, now)
             rules = replace(rules, first_widths={group.name: group.channels for group in graph.groups})
             check_reachable(graph, final, rules, rounds)
             rows.append(Row(0, now, None, _scored(score, slim)))
         limits = on_the_way(final, first, number, rounds)
         if number < rounds:
             limits = limits.at_least(smallest_cost(graph, rules))
-        plan = make_plan(slim, graph, limits, rules, criterion=criterion, choice=choice)
+        plan = make_plan(slim, graph, limits, rules, ratios=ratios, criterion=criterion, choice=choice)
         slim = cut(slim, graph, plan, inputs)
         after_cut = _scored(score, slim)
         _fine_tune(slim, loss, itertools.islice(endless, steps), optimizer)
@@ -168,6 +168,7 @@ def planned(
     *,
     budget: Mapping[str, str | float] | None,
     ratio: float | None,
+    ratios: Mapping[str, float] | None,
     criterion: str,
     choice: str,
     order: str,
@@ -177,7 +178,15 @@ def planned(
     graph = trace(network, inputs)
     limits = _limits(budget or {}, cost_of_layers(graph.layers))
     plan = make_plan(
-        network, graph, limits, rules, ratio=ratio, criterion=criterion, choice=choice, order=order
+        network,
+        graph,
+        limits,
+        rules,
+        ratio=ratio,
+        ratios=ratios,
+        criterion=criterion,
+        choice=choice,
+        order=order,
     )
     return graph, plan
 
@@ -189,37 +198,29 @@ def make_plan(
     rules: Rules,
     *,
     ratio: float | None = None,
+    ratios: Mapping[str, float] | None = None,
     criterion: str = "l1",
     choice: str = "uniform",
     order: str = "parallel",
     evidence: Evidence | None = None,
 ) -> Plan:
     """Scores the groups of a network and chooses what stays; arguments as in `prune_module`."""
-    for key, value, known in (("choice", choice, CHOICES), ("order", order, ORDERS)):
-        if value not in known:
-            raise PlanError(f"prune.{key}={value!r} is unknown{did_you_mean(value, known)}")
-    limited = any(limit is not None for limit in budget.limits().values())
-    if limited == (ratio is not None):
-        raise PlanError(
-            "give either a budget (prune.budget.macs=50%, prune.budget.params=8M) or prune.ratio, and not "
-            "both"
-        )
-    if order == "sequential" and choice == "global":
-        raise PlanError(
-            "prune.order=sequential needs prune.choice=uniform: one ranking cannot wait for the layers before"
-        )
-    if ratio is not None and choice == "global":
-        raise PlanError("prune.ratio cuts the same share everywhere; for prune.choice=global give a budget")
+    check_choice(budget, choice=choice, order=order, ratio=ratio, ratios=ratios)
     score = CRITERIA[criterion]
-    widths: Widths
-    if ratio is not None:
-        widths = ratio_widths(graph, ratio, rules)
-    elif choice == "uniform":
-        widths = uniform_widths(graph, budget, rules)
-    else:
-        widths = global_widths(
-            graph, {group.name: score(network, group, evidence) for group in graph.groups}, budget, rules
-        )
+
+    def all_scores() -> dict[str, Tensor]:
+        return {group.name: score(network, group, evidence) for group in graph.groups}
+
+    widths = allocate(
+        graph,
+        all_scores,
+        budget,
+        rules,
+        choice=choice,
+        ratio=ratio,
+        ratios=ratios,
+        comparable=score.comparable,
+    )
 
     def scores(group: Group, keep: dict[str, tuple[int, ...]]) -> Tensor:
         judged = masked(network, graph, keep) if order == "sequential" and keep else network
@@ -232,7 +233,12 @@ def _limits(budget: Mapping[str, str | float], cost: Cost) -> Budget:
     unknown = set(budget) - {"macs", "params"}
     if unknown:
         raise PlanError(f"budget: unknown cost {sorted(unknown)[0]!r}; there are macs and params")
-    return Budget(**{kind: parse_limit(text, getattr(cost, kind), kind) for kind, text in budget.items()})
+    return Budget(
+        **{
+            kind: parse_limit(text, getattr(cost, kind), f"prune.budget.{kind}")
+            for kind, text in budget.items()
+        }
+    )
 
 
 def _scored(score: Callable[[nn.Module], float], model: nn.Module) -> float:

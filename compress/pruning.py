@@ -6,7 +6,7 @@ from typing import Literal
 
 from compress.cost import subject
 from compress.groups import Graph
-from compress.module import planned
+from compress.module import Choice, planned
 from compress.plan import Plan, Rules
 from compress.surgery import cut
 from detectors.checkpoint import fingerprint
@@ -18,13 +18,16 @@ def prune(
     *,
     budget: Mapping[str, str | float] | None = None,
     ratio: float | None = None,
+    ratios: Mapping[str, float] | None = None,
     criterion: str = "l1",
-    choice: Literal["uniform", "global"] = "uniform",
+    choice: Choice = "uniform",
     order: Literal["parallel", "sequential"] = "parallel",
     skip: tuple[str, ...] = (),
     multiple: int = 8,
     floor: float = 0.05,
     largest_cut: float = 0.9,
+    caps: Mapping[str, float] | None = None,
+    bounds: tuple[float, float] | None = (0.6, 2.0),
 ) -> Detector:
     """A slim copy of a detector, cut once and proven equal to the masked one; not fine-tuned.
 
@@ -32,13 +35,17 @@ def prune(
         detector: full or slim; left alone.
         budget: limits on "macs" and "params": "50%" of the detector's own, "800M", or a number.
         ratio: instead of a budget, the share of channels that every group loses.
+        ratios: instead of a budget, glob of layers -> share; the first that matches counts, others stay.
         criterion: a name of `compress.criteria.CRITERIA`.
-        choice: "uniform", the same share everywhere, or "global", one ranking.
+        choice: "uniform", the same share everywhere; "global", one ranking by score for cost; "knapsack", the
+            widths that keep most of the scores' shares within the budget.
         order: "sequential" scores each layer on weights already narrowed by the layers before it.
         skip: globs of layers to keep whole.
         multiple: widths are multiples of this.
         floor: smallest share of a group that stays.
         largest_cut: largest share of a group that goes.
+        caps: glob of layers -> largest share of them that goes.
+        bounds: with the knapsack, least and most of the uniform plan's widths; None: any.
 
     Raises:
         PlanError: a budget that cannot be met, or settings that contradict each other.
@@ -49,10 +56,11 @@ def prune(
         inputs,
         budget=budget,
         ratio=ratio,
+        ratios=ratios,
         criterion=criterion,
         choice=choice,
         order=order,
-        rules=Rules(multiple, floor, largest_cut, tuple(skip)),
+        rules=Rules(multiple, floor, largest_cut, tuple(skip), None, caps or {}, bounds),
     )
     return carry_out(detector, graph, plan)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from detectors.errors import ConfigError
 from detectors.settings import DataConfig, DetectorConfig, EvalConfig, TrainConfig, require, setting
 
 
@@ -21,10 +22,25 @@ class PruneConfig:
     """Which channels go, how many, in how many rounds."""
 
     budget: BudgetConfig = setting(BudgetConfig, "what the slim model may cost")
+    budgets: list[BudgetConfig] = setting(
+        [],
+        "instead of a budget: one for each round, [{macs: 50%}, {macs: 20%}], none above the one before; "
+        "their number is that of the rounds",
+    )
     ratio: float | None = setting(None, "instead of a budget: this share of every layer goes, rounded down")
+    ratios: dict[str, float] = setting(
+        {},
+        'instead of a budget: shares of layers, {"backbone.*": 0.3}; the first glob that matches counts, '
+        "layers without one stay",
+    )
     criterion: str = setting("l1", "a criterion of `--list`: what makes a channel worth keeping")
-    choice: Literal["uniform", "global"] = setting(
-        "uniform", "uniform: the same share everywhere; global: one ranking"
+    choice: Literal["uniform", "global", "knapsack"] = setting(
+        "uniform",
+        "uniform: the same share everywhere; global: one ranking, by score for what it costs; knapsack: the "
+        "widths that keep most of each layer's scores",
+    )
+    bounds: list[float] | None = setting(
+        [0.6, 2.0], "with knapsack: least and most width, as multiples of the uniform plan's; null: any"
     )
     order: Literal["parallel", "sequential"] = setting(
         "parallel",
@@ -36,6 +52,9 @@ class PruneConfig:
         0.05, "no layer keeps less than this share of its first width (nor less than `multiple`)"
     )
     largest_cut: float = setting(0.9, "no layer loses more than this share of its channels in one round")
+    caps: dict[str, float] = setting(
+        {}, 'layers that lose at most this share of their first width over all rounds: {"extras.*": 0.5}'
+    )
     rounds: int = setting(
         1, "rounds of cutting and fine-tuning; the budget is approached by equal relative cuts"
     )
@@ -63,6 +82,7 @@ class PruneConfig:
     latency_runs: int = setting(30, "timed forward passes behind each latency; 0: none")
 
     def __post_init__(self) -> None:
+        self._check_budgets()
         require(self.rounds >= 1, "prune.rounds", self.rounds, "1 or more")
         epochs = self.epochs
         one_each = epochs is None or (len(epochs) == self.rounds and all(count >= 0 for count in epochs))
@@ -70,9 +90,31 @@ class PruneConfig:
         require(self.multiple >= 1, "prune.multiple", self.multiple, "1 or more")
         for name in ("floor", "largest_cut"):
             require(0 <= getattr(self, name) <= 1, f"prune.{name}", getattr(self, name), "between 0 and 1")
+        bounds = self.bounds
+        around_one = bounds is None or (len(bounds) == 2 and 0 <= bounds[0] <= 1 <= bounds[1])
+        require(around_one, "prune.bounds", bounds, "two numbers around 1, such as [0.6, 2.0], or null")
         images = self.calibration_images
         require(images >= 1, "prune.calibration_images", images, "1 or more")
         require(self.latency_runs >= 0, "prune.latency_runs", self.latency_runs, "0 or more")
+
+    def _check_budgets(self) -> None:
+        """There are as many rounds as budgets; raises ConfigError where another setting says otherwise."""
+        if not self.budgets:
+            return
+        others = {
+            "prune.budget": any(text is not None for text in (self.budget.macs, self.budget.params)),
+            "prune.ratio": self.ratio is not None,
+            "prune.ratios": bool(self.ratios),
+        }
+        for key, given in others.items():
+            if given:
+                raise ConfigError(f"prune.budgets and {key} contradict each other: give one and not both")
+        count = len(self.budgets)
+        require(self.rounds in (1, count), "prune.rounds", self.rounds, f"{count}, as prune.budgets has")
+        self.rounds = count
+        for place, budget in enumerate(self.budgets):
+            empty = budget.macs is None and budget.params is None
+            require(not empty, f"prune.budgets[{place}]", "{}", "a limit, such as {macs: 50%}")
 
 
 @dataclass

@@ -10,8 +10,9 @@ from compress.evidence import Evidence
 from compress.graph import trace
 from compress.groups import Graph
 from compress.module import make_plan
-from compress.plan import Plan, Rules, check_reachable, smallest_cost
-from compress.recipe import PruneConfig, Recipe
+from compress.plan import Plan, Rules
+from compress.reach import check_reachable, smallest_cost
+from compress.recipe import BudgetConfig, PruneConfig, Recipe
 from detectors.data import Dataset
 from detectors.engine.distributed import Place
 from detectors.errors import PlanError
@@ -27,8 +28,7 @@ def check(recipe: Recipe, detector: Detector) -> None:
     graph = trace(*subject(detector))
     if settings.stop_below is not None:
         least_score(settings.stop_below, 1.0)
-    final = budget_of_round(settings, cost_of_layers(graph.layers), settings.rounds)
-    check_reachable(graph, final, rules_of(settings), settings.rounds)
+    _check_rounds(settings, cost_of_layers(graph.layers), graph)
     criterion = "l1" if CRITERIA[settings.criterion].needs else settings.criterion
     _planned(replace(settings, criterion=criterion), 1, detector, graph, None, Evidence())
 
@@ -69,9 +69,9 @@ def _planned(
     evidence: Evidence,
 ) -> Plan:
     first_cost, first_widths = first or (cost_of_layers(graph.layers), None)
-    rules = rules_of(settings, first_widths)
+    rules = _rules(settings, first_widths)
     budget = budget_of_round(settings, first_cost, number)
-    if number < settings.rounds:
+    if number < settings.rounds and not settings.budgets:
         # A limit on the way is no promise: where it is out of reach, the round goes as far as it can.
         budget = budget.at_least(smallest_cost(graph, rules))
     return make_plan(
@@ -80,6 +80,7 @@ def _planned(
         budget,
         rules,
         ratio=settings.ratio,
+        ratios=settings.ratios,
         criterion=settings.criterion,
         choice=settings.choice,
         order=settings.order,
@@ -103,19 +104,48 @@ def least_score(text: str, first: float) -> float:
     return value * first if share else value
 
 
-def rules_of(settings: PruneConfig, first_widths: dict[str, int] | None = None) -> Rules:
-    """What every plan of a run keeps to."""
-    return Rules(settings.multiple, settings.floor, settings.largest_cut, tuple(settings.skip), first_widths)
-
-
 def budget_of_round(settings: PruneConfig, first: Cost, number: int) -> Budget:
-    """The limits of one round: each round keeps the same share of what the round before was allowed.
+    """The limits of one round: given, or each round keeps the same share of what the one before was allowed.
 
     Args:
-        settings: the final budget and the number of rounds.
+        settings: the budget of each round, or the final budget and the number of rounds.
         first: cost of the run's first model, which shares refer to.
         number: of the round, from 1.
     """
-    texts = {kind: text for kind, text in asdict(settings.budget).items() if text is not None}
-    final = Budget(**{kind: parse_limit(text, getattr(first, kind), kind) for kind, text in texts.items()})
-    return on_the_way(final, first, number, settings.rounds)
+    if settings.budgets:
+        return _limits(settings.budgets[number - 1], first, f"prune.budgets[{number - 1}]")
+    return on_the_way(_limits(settings.budget, first, "prune.budget"), first, number, settings.rounds)
+
+
+def _rules(settings: PruneConfig, first_widths: dict[str, int] | None = None) -> Rules:
+    return Rules(
+        settings.multiple,
+        settings.floor,
+        settings.largest_cut,
+        tuple(settings.skip),
+        first_widths,
+        settings.caps,
+        None if settings.bounds is None else (settings.bounds[0], settings.bounds[1]),
+    )
+
+
+def _check_rounds(settings: PruneConfig, first: Cost, graph: Graph) -> None:
+    """Raises PlanError for a budget that its rounds cannot reach, or that is above an earlier one."""
+    last: dict[str, int] = {}
+    for number in range(1, settings.rounds + 1):
+        if number < settings.rounds and not settings.budgets:
+            continue
+        budget = budget_of_round(settings, first, number)
+        for kind, limit in budget.limits().items():
+            if limit is not None and limit > last.get(kind, limit):
+                raise PlanError(
+                    f"prune.budgets[{number - 1}].{kind}={limit:,} is above the {last[kind]:,} of an "
+                    "earlier round: what is cut does not come back; let the budgets fall"
+                )
+            last |= {kind: limit} if limit is not None else {}
+        check_reachable(graph, budget, _rules(settings), number)
+
+
+def _limits(settings: BudgetConfig, first: Cost, key: str) -> Budget:
+    texts = {kind: text for kind, text in asdict(settings).items() if text is not None}
+    return Budget(**{k: parse_limit(text, getattr(first, k), f"{key}.{k}") for k, text in texts.items()})

@@ -4,10 +4,10 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from detectors.errors import ConfigError
@@ -126,6 +126,7 @@ def _override(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _merge(config: DictConfig, values: dict[str, Any], source: str) -> DictConfig:
+    values = _with_dots(OmegaConf.get_type(config), values)
     _check_keys(config, values, source)
     try:
         return cast(DictConfig, OmegaConf.merge(config, values))
@@ -137,22 +138,51 @@ def _merge(config: DictConfig, values: dict[str, Any], source: str) -> DictConfi
         raise ConfigError(f"{source}: {key}: {reason}") from None
 
 
+def _with_dots(schema: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Names of layers have dots of their own: `ratios.backbone.*=0.3` means `{"backbone.*": 0.3}`."""
+    if not dataclasses.is_dataclass(schema):
+        return values
+    kinds, joined = get_type_hints(schema), dict(values)
+    for key, value in values.items():
+        if isinstance(value, dict) and kinds.get(key) == dict[str, float]:
+            joined[key] = dict(_flat(value))
+        elif isinstance(value, dict):
+            joined[key] = _with_dots(kinds.get(key), value)
+    return joined
+
+
 def _check_keys(config: DictConfig, values: dict[str, Any], source: str, prefix: str = "") -> None:
     """Raises ConfigError for the first key that the schema does not know."""
     schema = OmegaConf.get_type(config)
     if not dataclasses.is_dataclass(schema):
         return
     known = [spec.name for spec in dataclasses.fields(schema)]
+    kinds = get_type_hints(schema)
     for key, value in values.items():
         if key not in known:
             hint = did_you_mean(str(key), known)
             raise ConfigError(f"{source}: unknown key {prefix}{key}{hint}")
         child = config._get_node(key)
+        if isinstance(child, ListConfig):
+            _check_items(kinds[key], value, source, prefix + key)
         if not isinstance(child, DictConfig):
             continue
         if not isinstance(value, dict):
             raise ConfigError(f"{source}: {prefix}{key} holds keys of its own; write {prefix}{key}.KEY=value")
         _check_keys(child, value, source, f"{prefix}{key}.")
+
+
+def _check_items(kind: Any, value: Any, source: str, key: str) -> None:
+    """Raises ConfigError for a list that is none, or whose items are not of the dataclass they must be of."""
+    if isinstance(value, dict):
+        raise ConfigError(f"{source}: {key}: takes a list, such as [1, 2]")
+    schema = next((part for part in get_args(kind) if dataclasses.is_dataclass(part)), None)
+    if schema is None or not isinstance(value, list):
+        return
+    for place, item in enumerate(value):
+        if not isinstance(item, dict):
+            raise ConfigError(f"{source}: {key}[{place}] holds keys of its own; write {key}=[{{KEY: value}}]")
+        _check_keys(OmegaConf.structured(schema), item, source, f"{key}[{place}].")
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
+from compress.allocation import ratio_widths
 from compress.budget import parse_limit
 from compress.groups import Graph, Group
-from compress.plan import Rules, ratio_widths
+from compress.plan import Rules
 from detectors.errors import PlanError
 
 
@@ -36,7 +37,7 @@ def one_group(channels: int) -> Graph:
     ],
 )
 def test_limits_are_read_as_people_write_them(text: str | float, first: int, limit: int) -> None:
-    assert parse_limit(text, first, "macs") == limit
+    assert parse_limit(text, first, "prune.budget.macs") == limit
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_limits_are_read_as_people_write_them(text: str | float, first: int, lim
 )
 def test_bad_limits_are_refused_with_the_key_and_the_ways_to_write_one(text: str) -> None:
     with pytest.raises(PlanError) as caught:
-        parse_limit(text, 1000, "params")
+        parse_limit(text, 1000, "prune.budget.params")
     assert f"prune.budget.params={text!r} is not a budget" in str(caught.value)
     assert "50%" in str(caught.value)
 

@@ -1,19 +1,22 @@
 """Budgets are met as tightly as single steps allow, or refused with the smallest reachable cost."""
 
 import re
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 from toys import Concat, ThreeConvs, inputs, made
 
+from compress.allocation import CHOICES, allocate, ratio_widths, uniform_widths
 from compress.budget import Budget
 from compress.cost import cost_of_layers
 from compress.criteria import CRITERIA
 from compress.graph import trace
 from compress.groups import Graph
 from compress.module import make_plan
-from compress.plan import Rules, global_widths, plan_of, priced, ratio_widths, selectable, uniform_widths
+from compress.plan import Rules, plan_of, selectable
+from compress.pricing import priced
 from detectors.errors import PlanError
 from detectors.models import build
 
@@ -39,7 +42,7 @@ def scores() -> dict[str, torch.Tensor]:
 def widths_by(choice: str, budget: Budget, rules: Rules) -> dict[str, int]:
     if choice == "uniform":
         return uniform_widths(graph(), budget, rules)
-    return global_widths(graph(), scores(), budget, rules)
+    return allocate(graph(), scores, budget, replace(rules, bounds=None), choice=choice)
 
 
 def share_of(kind: str, share: float) -> int:
@@ -55,7 +58,7 @@ def assert_tight(widths: dict[str, int], budget: Budget, rules: Rules) -> None:
             assert not budget.holds(priced(graph(), {**widths, group.name: wider[0]})), group.name
 
 
-@pytest.mark.parametrize("choice", ["uniform", "global"])
+@pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("multiple", [1, 4, 8])
 @pytest.mark.parametrize("kind", ["macs", "params"])
 def test_a_budget_is_met_and_no_group_can_get_a_step_back(choice: str, multiple: int, kind: str) -> None:
@@ -76,7 +79,7 @@ def test_a_budget_is_met_and_no_group_can_get_a_step_back(choice: str, multiple:
     assert met >= 7  # with a multiple of 8 the smallest plan of this narrow network keeps about 30 %
 
 
-@pytest.mark.parametrize("choice", ["uniform", "global"])
+@pytest.mark.parametrize("choice", CHOICES)
 def test_two_budgets_at_once_both_hold_and_one_of_them_binds_each_group(choice: str) -> None:
     rules = Rules(multiple=4)
     for macs, params in ((0.5, 0.9), (0.9, 0.3), (0.4, 0.3)):
@@ -88,14 +91,14 @@ def test_two_budgets_at_once_both_hold_and_one_of_them_binds_each_group(choice: 
         assert_tight(widths, budget, rules)
 
 
-@pytest.mark.parametrize("choice", ["uniform", "global"])
+@pytest.mark.parametrize("choice", CHOICES)
 def test_a_budget_that_the_network_meets_already_cuts_nothing(choice: str) -> None:
     whole = cost_of_layers(graph().layers)
     widths = widths_by(choice, Budget(macs=whole.macs), Rules())
     assert widths == {group.name: group.channels for group in graph().groups}
 
 
-@pytest.mark.parametrize("choice", ["uniform", "global"])
+@pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize(
     ("rules", "share"),
     [
@@ -124,7 +127,7 @@ def test_a_skipped_group_keeps_all_its_channels_in_the_plan() -> None:
 
 
 @pytest.mark.parametrize("kind", ["macs", "params"])
-@pytest.mark.parametrize("choice", ["uniform", "global"])
+@pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize(
     "rules", [Rules(), Rules(multiple=1, floor=0.5), Rules(multiple=1, skip=("backb*",))]
 )
@@ -146,7 +149,7 @@ def test_an_unreachable_budget_names_the_smallest_cost_and_that_is_reachable(
         widths_by(choice, Budget(**{kind: int(smallest) - 1}), rules)
 
 
-@pytest.mark.parametrize("choice", ["uniform", "global"])
+@pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("criterion", ["l1", "l2"])
 def test_of_channels_with_equal_weights_the_first_ones_stay(choice: str, criterion: str) -> None:
     model = made(ThreeConvs)
@@ -205,7 +208,15 @@ def test_a_ratio_rounds_up_to_the_next_multiple() -> None:
             {"budget": Budget(macs=10**6), "choice": "global", "order": "sequential"},
             "needs prune.choice=unif",
         ),
+        (
+            {"budget": Budget(macs=10**6), "choice": "knapsack", "order": "sequential"},
+            "prune.order=sequential needs prune.choice=uniform: knapsack cannot wait",
+        ),
         ({"ratio": 0.2, "choice": "global"}, "for prune.choice=global give a budget"),
+        ({"ratios": {"*": 0.2}, "choice": "knapsack"}, "for prune.choice=knapsack give a budget"),
+        ({"budget": Budget(params=9), "ratios": {"*": 0.2}}, "and not both a budget and prune.ratios"),
+        ({"ratio": 0.2, "ratios": {"*": 0.2}}, "and not both prune.ratio and prune.ratios"),
+        ({"budget": Budget(params=9), "choice": "knapsac"}, "'knapsac' is unknown; did you mean knapsack?"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict, message: str) -> None:

@@ -14,9 +14,10 @@ from test_surgery import difference
 from toys import inputs, shaken
 
 from compress import rules
+from compress.allocation import ratio_widths
 from compress.cost import cost_of
 from compress.graph import trace
-from compress.plan import Rules, plan_of, ratio_widths
+from compress.plan import Rules, plan_of
 from compress.surgery import cut, masked
 from detectors.geometry import apply_geometry, geometry_of
 from detectors.models import build

@@ -210,3 +210,46 @@ def test_every_setting_has_a_line_of_help():
 def test_the_defaults_that_help_prints_are_overrides_that_change_nothing(recipe):
     overrides = [f"{key}={default}" for key, default, _ in key_lines(Everything)]
     assert load(Everything, recipe(""), overrides) == Everything()
+
+
+@dataclass
+class Step:
+    rate: float = setting(0.5, "a rate")
+
+
+@dataclass
+class Listed:
+    steps: list[Step] = setting([], "sections in a list")
+    shares: dict[str, float] = setting({}, "numbers by names with dots")
+    names: list[str] = setting([], "words")
+
+
+def test_a_list_of_sections_is_read_as_such_and_replaced_as_a_whole(recipe):
+    path = recipe("steps: [{rate: 0.1}, {}]")
+    assert load(Listed, path).steps == [Step(0.1), Step(0.5)]
+    assert load(Listed, path, ["steps=[{rate: 2}]"]).steps == [Step(2.0)]
+    assert load(Listed, recipe(dump(Listed([Step(3.0)])))).steps == [Step(3.0)]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps=[{rate: 1}, {rat: 2}]", "unknown key steps[1].rat; did you mean rate?"),
+        ("steps=[0.1]", "steps[0] holds keys of its own; write steps=[{KEY: value}]"),
+        ("steps={rate: 0.1}", "steps: takes a list"),
+        ("steps=[{rate: fast}]", "'fast'"),
+        ("names={a: b}", "names: takes a list"),
+        ("shares={a.b: much}", "'much'"),
+    ],
+)
+def test_a_mistake_in_a_list_or_mapping_is_one_line_that_names_the_place(override, message, recipe):
+    with pytest.raises(ConfigError) as caught:
+        load(Listed, recipe(""), [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_numbers_may_have_dots_and_keep_their_order(recipe):
+    path = recipe('shares: {"b.*": 0.3}')
+    found = load(Listed, path, ["shares.a.conv=0.1", 'shares={"a.*": 1}'])
+    assert list(found.shares.items()) == [("b.*", 0.3), ("a.conv", 0.1), ("a.*", 1.0)]
