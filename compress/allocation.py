@@ -169,7 +169,7 @@ def global_widths(
     worth: dict[str, np.ndarray] = {}
     steps = []
     for order, group in enumerate(task.groups):
-        kept = np.sort(scores[group.name].double().numpy())[::-1]
+        kept = np.sort(scores[group.name].double().cpu().numpy())[::-1]
         if not comparable:
             kept = kept / max(kept.mean(), np.finfo(np.float64).tiny)
         widths = pricing.options[group.name]

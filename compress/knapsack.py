@@ -85,9 +85,10 @@ def _bounded(task: Task, uniform: Widths, bounds: tuple[float, float] | None) ->
 def _losses(group: Group, scores: Tensor, options: Sequence[int]) -> NDArray[np.float64]:
     """-log(kept share) at each option, `[K]`; channels without any score share equally."""
     values = scores.double().cpu().numpy()
-    if not (np.isfinite(values).all() and (values >= 0).all()):
+    bad = values[~(np.isfinite(values) & (values >= 0))]
+    if len(bad):
         raise PlanError(
-            f"prune.choice=knapsack needs scores of 0 or more, {group.name} has one of {values.min()}: take "
+            f"prune.choice=knapsack needs scores of 0 or more, {group.name} has one of {bad[0]}: take "
             "another prune.criterion or prune.choice"
         )
     kept = np.sort(values)[::-1].cumsum()
