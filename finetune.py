@@ -3,7 +3,7 @@
 1 load the recipe and the checkpoint
 2 build the data
 3 resume if the run has a checkpoint
-4 fit by the settings in `finetune`
+4 fit by the settings in `finetune`, and by `distill` where distill.teacher=PATH names a teacher
 5 evaluate, print the per-class table
 
 Writes finetuned/model.pth beside the given model (or OUT/model.pth). Ctrl-C saves; the same command goes on.
@@ -22,7 +22,8 @@ def finetune(recipe: Recipe, path: str) -> None:
 
     folder = Path(need_model(recipe, "finetune.py")).parent / "finetuned"
     following = f"python eval_voc.py {path} model=PATH"
-    training_run(recipe, recipe.finetune, folder, ["detector", "data", "finetune", "model"], following)
+    sections = ["detector", "data", "finetune", "distill", "model"]
+    training_run(recipe, recipe.finetune, folder, sections, following, teacher=recipe.distill.teacher)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 4 plan, print old -> new widths; dry_run=true stops here
 5 cut, prove slim == masked
 6 recalibrate, evaluate
-7 fine-tune, evaluate
+7 fine-tune, by `distill` with the first model as the teacher, evaluate
 8 next round
 9 write slim.pth and the report, print the rounds
 
@@ -25,7 +25,7 @@ def prune(recipe: Recipe, path: str) -> None:
     from compress.report import markdown, verdict, widths_table
     from compress.rounds import Run
     from compress.schedule import check, plan_round
-    from compress.session import describe, headline, need_model, open_all, run_folder
+    from compress.session import describe, headline, need_model, open_all, run_folder, terms_of
     from detectors.config import changes
     from detectors.engine.distributed import joined
     from detectors.files import write_text
@@ -38,12 +38,14 @@ def prune(recipe: Recipe, path: str) -> None:
             print(f"{changes(recipe)}\n\n{recipe.model}: {headline(detector)}")
             print(describe(training, "train"))
             print(f"{describe(test, 'test')}\n", flush=True)
+        # Asked of the first model, so that what cannot be is said before anything slow begins.
+        terms_of(recipe, recipe.finetune, detector, teacher=recipe.distill.teacher or detector)
         if recipe.dry_run:
             graph, plan = plan_round(recipe, 1, detector, training, place)
             if place.leads:
                 print(widths_table(graph, plan))
             return
-        sections = ["detector", "data", "prune", "finetune", "eval"]
+        sections = ["detector", "data", "prune", "finetune", "distill", "eval"]
         with run_folder(recipe, Path("prunes") / Path(path).stem, sections, place) as folder:
             ledger = Run(recipe, detector, training, test, folder, place).finish()
             if place.leads:

@@ -18,6 +18,8 @@ from compress.narrow import Side, by_group, multiplies, narrowing
 from compress.probe import unsound
 from detectors.errors import PlanError
 
+# Why the layers are whole that make what the network returns.
+MAKES_OUTPUT = "makes an output"
 # (layer, side) -> the set that each of its channels belongs to.
 Sets = dict[tuple[str, Side], Tensor]
 
@@ -79,7 +81,7 @@ def _groups(
     sets = {key: channels.ties.roots(numbers) for key, numbers in channels.sides.items()}
     producers = [layer for layer in order if multiplies(channels.modules[layer])]
     whole = _kept(channels.ties.kept(), sets, producers)
-    whole |= {layer: "makes an output" for layer in makers if layer in whole}
+    whole |= {layer: MAKES_OUTPUT for layer in makers if layer in whole}
     free = [layer for layer in producers if layer not in whole]
     groups = []
     for members in _alike(channels, sets, free):

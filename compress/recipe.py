@@ -118,6 +118,37 @@ class PruneConfig:
 
 
 @dataclass
+class DistillConfig:
+    """How fine-tuning learns from the detector before it was cut, its teacher."""
+
+    teacher: str | None = setting(
+        None, "checkpoint of the teacher; null: in prune.py the run's first model, in finetune.py none"
+    )
+    predictions: float = setting(
+        0.0, "weight of the teacher's classes and boxes, anchor by anchor where it sees objects; 0: off"
+    )
+    attention: float = setting(
+        0.0, "weight of where the teacher looks: sums of squares of the maps that the heads read; 0: off"
+    )
+    temperature: float = setting(1.0, "divides class logits before they are compared; above 1: softer")
+    cache: Literal["none", "ram"] = setting(
+        "none", "ram: ask the teacher once for each image; with data.augment=none or flip"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("predictions", "attention"):
+            weight = getattr(self, name)
+            require(0 <= weight < float("inf"), f"distill.{name}", weight, "0 or more")
+        warm = 0 < self.temperature < float("inf")
+        require(warm, "distill.temperature", self.temperature, "above 0")
+
+    @property
+    def on(self) -> bool:
+        """Whether there is anything to learn from a teacher."""
+        return self.predictions > 0 or self.attention > 0
+
+
+@dataclass
 class LoadConfig:
     """How the checkpoint `model` is read."""
 
@@ -136,6 +167,7 @@ class Recipe:
     eval: EvalConfig = setting(EvalConfig, "scoring, in every command")
     prune: PruneConfig = setting(PruneConfig, "prune.py")
     finetune: TrainConfig = setting(TrainConfig, "finetune.py, and the fine-tuning in each round of prune.py")
+    distill: DistillConfig = setting(DistillConfig, "a teacher in fine-tuning")
     model: str | None = setting(None, "a checkpoint to start from, full or slim, ours or published")
     load: LoadConfig = setting(LoadConfig, "reading the checkpoint")
     out: str | None = setting(

@@ -17,7 +17,7 @@ from compress.pruning import carry_out
 from compress.recipe import Recipe
 from compress.report import widths_table
 from compress.schedule import least_score, plan_round
-from compress.session import loader_of, predictions_of, scored
+from compress.session import loader_of, predictions_of, scored, terms_of
 from detectors.checkpoint import fingerprint, save
 from detectors.data import Dataset
 from detectors.engine.distributed import Place, wait
@@ -183,7 +183,11 @@ class Run:
         loader = loader_of(self.recipe, settings, self.training, detector, self.place)
         state = self.folder / f"round_{number:02d}.state.pth"
         title = f"round {number}/{self.recipe.prune.rounds}, epoch"
-        history = fit(detector, loader, settings, place=self.place, state_file=state, title=title)
+        teacher = self.recipe.distill.teacher or self.first
+        terms = terms_of(self.recipe, settings, detector, teacher=teacher)
+        history = fit(
+            detector, loader, settings, place=self.place, terms=terms, state_file=state, title=title
+        )
         return detector, {"epochs": settings.epochs, "loss": history[-1] if history else None}
 
     def _finetuning(self, number: int) -> TrainConfig:

@@ -10,13 +10,16 @@ import torch
 
 from compress.cost import cost_of
 from compress.criteria import CRITERIA
+from compress.distill import distillation
 from compress.recipe import Recipe
+from compress.regularize import sparsity
 from detectors.checkpoint import is_ours, parse, read
 from detectors.config import dump, load, values_of
-from detectors.data import AUGMENTATIONS, DATASETS, Dataset, Split
+from detectors.data import AUGMENTATIONS, DATASETS, Dataset, Split, outcomes_of
 from detectors.data import build as build_data
 from detectors.data.loader import TrainLoader, class_counts, eval_loader, train_loader
 from detectors.engine.distributed import Place, wait
+from detectors.engine.terms import Term
 from detectors.errors import ConfigError, DataError, RunError
 from detectors.evaluation import METRICS
 from detectors.evaluation.run import Predictions, Score, predictions, score
@@ -108,6 +111,49 @@ def loader_of(
         rank=place.rank,
         world=place.world,
     )
+
+
+def terms_of(
+    recipe: Recipe, settings: TrainConfig, detector: Detector, *, teacher: Detector | str | None
+) -> tuple[Term, ...]:
+    """The parts of the loss that a recipe wants beside the detector's own.
+
+    Args:
+        recipe: its section `distill`.
+        settings: of the training at hand.
+        detector: to be trained, on its device.
+        teacher: a detector, or the checkpoint of one; None: no distillation.
+
+    Raises:
+        UserError: a term that cannot serve this detector, or a teacher that cannot be read or does not fit.
+    """
+    terms: list[Term] = []
+    if settings.sparsity:
+        terms.append(sparsity(detector, settings.sparsity))
+    how, augment = recipe.distill, recipe.data.augment
+    if isinstance(teacher, str) and not how.on:
+        raise ConfigError(
+            f"distill.teacher={teacher} has nothing to teach: set distill.predictions or distill.attention "
+            "above 0, or take the teacher out"
+        )
+    if teacher is None or not how.on:
+        return tuple(terms)
+    if how.cache == "ram" and outcomes_of(augment) is None:
+        finite = " or ".join(name for name in AUGMENTATIONS.names() if outcomes_of(name) is not None)
+        raise ConfigError(
+            f"distill.cache=ram keeps what the teacher says of each image, and data.augment={augment} makes "
+            f"new images without end; set distill.cache=none, or data.augment to {finite}"
+        )
+    source = teacher if isinstance(teacher, str) else recipe.model or "the first model"
+    if isinstance(teacher, str):
+        payload = read(teacher)
+        if is_ours(payload):  # told by its classes and outputs where it is of another kind
+            teacher = detector_in(payload, source)
+        else:
+            name, classes = recipe.detector.name, detector.spec.classes
+            teacher = detector_in(payload, source, name, classes, **_options(recipe))
+    terms.append(distillation(detector, teacher, how, source=source, channels_last=settings.channels_last))
+    return tuple(terms)
 
 
 def predictions_of(recipe: Recipe, detector: Detector, dataset: Dataset, place: Place) -> Predictions:

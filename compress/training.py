@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compress.recipe import Recipe
-from compress.session import describe, headline, loader_of, open_all, predictions_of, run_folder, scored
+from compress.session import (
+    describe,
+    headline,
+    loader_of,
+    open_all,
+    predictions_of,
+    run_folder,
+    scored,
+    terms_of,
+)
 from detectors.checkpoint import fingerprint, save
 from detectors.config import changes
 from detectors.engine.distributed import joined
@@ -13,7 +22,13 @@ from detectors.settings import TrainConfig
 
 
 def training_run(
-    recipe: Recipe, settings: TrainConfig, folder: Path, sections: Sequence[str], following: str
+    recipe: Recipe,
+    settings: TrainConfig,
+    folder: Path,
+    sections: Sequence[str],
+    following: str,
+    *,
+    teacher: str | None = None,
 ) -> None:
     """Builds or loads, trains, scores and saves `model.pth`, printing what a person wants to know on the way.
 
@@ -23,6 +38,7 @@ def training_run(
         folder: of the run.
         sections: parts of the recipe that decide what the run gives.
         following: the command to go on with; PATH in it is replaced by the saved file.
+        teacher: checkpoint of a detector to learn from, by the recipe's `distill`; None: there is none.
     """
     with joined() as place:
         if place.leads:
@@ -33,11 +49,14 @@ def training_run(
             print(headline(detector))
             print(describe(training, "train"))
             print(describe(test, "test"), flush=True)
+            if "distill" in sections and recipe.distill.on:
+                print(f"teacher: {teacher or 'none, for distill.teacher=null'}", flush=True)
+        terms = terms_of(recipe, settings, detector, teacher=teacher)
         if recipe.dry_run:
             return
         with run_folder(recipe, folder, sections, place) as held:
             loader = loader_of(recipe, settings, training, detector, place)
-            fit(detector, loader, settings, place=place, state_file=held / "last.pth")
+            fit(detector, loader, settings, place=place, terms=terms, state_file=held / "last.pth")
             path = held / "model.pth"
             if place.leads:
                 save(detector, path, **meta)  # now, so that no fault of the test images can cost the training

@@ -101,6 +101,9 @@ class TrainConfig:
     )
     warmup: float = setting(0.0, "share of training in which lr rises linearly from near 0")
     clip_norm: float | None = setting(None, "largest gradient norm; null: no clipping")
+    sparsity: float = setting(
+        0.0, "weight of the sum of |scale| over the batch norms of layers that can be cut; 0: off"
+    )
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast the forward pass")
     channels_last: bool = setting(True, "memory layout that convolutions prefer")
     seed: int = setting(0, "seed of weights, order and augmentation")
@@ -113,6 +116,7 @@ class TrainConfig:
             require(value >= least, f"train or finetune: {name}", value, f"{least} or more")
         require(self.lr > 0, "train or finetune: lr", self.lr, "above 0")
         require(self.weight_decay >= 0, "train or finetune: weight_decay", self.weight_decay, "0 or more")
+        require(self.sparsity >= 0, "train or finetune: sparsity", self.sparsity, "0 or more")
         require(0 <= self.warmup < 1, "train or finetune: warmup", self.warmup, "a share from 0 to below 1")
         clip = self.clip_norm
         require(clip is None or clip > 0, "train or finetune: clip_norm", clip, "above 0, or null")

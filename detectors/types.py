@@ -43,6 +43,32 @@ class RefineOutputs(NamedTuple):
     deltas: Tensor
 
 
+class ClassLogits(NamedTuple):
+    """The class logits of one head, as two detectors of the same anchors are compared.
+
+    Attributes:
+        logits: `[B, A, K]`.
+        softmax: the K exclude each other; else each is a logistic regression of its own.
+        background: column 0 of a softmax is the background.
+    """
+
+    logits: Tensor
+    softmax: bool
+    background: bool = False
+
+
+class Comparable(NamedTuple):
+    """Raw outputs in the form in which those of two detectors with the same anchors are compared.
+
+    Attributes:
+        classes: heads whose best probabilities for an object multiply to how sure an anchor is of one.
+        boxes: `[B, A, 4]`, whose differences say how far boxes lie apart.
+    """
+
+    classes: tuple[ClassLogits, ...]
+    boxes: Tensor
+
+
 @dataclass(frozen=True)
 class Target:
     """The labelled boxes of one image.

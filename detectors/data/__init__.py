@@ -44,9 +44,26 @@ DatasetBuilder: TypeAlias = Callable[[DataConfig, Split, tuple[str, ...] | None]
 Augmentation: TypeAlias = Callable[[Tensor, Target], tuple[Tensor, Target]]
 
 DATASETS: Registry[DatasetBuilder] = Registry("data set", "detectors.data")
-AUGMENTATIONS: Registry[Callable[[tuple[int, int]], Augmentation]] = Registry(
-    "augmentation", "detectors.data"
-)
+AugmentationBuilder: TypeAlias = Callable[[tuple[int, int]], Augmentation]
+AUGMENTATIONS: Registry[AugmentationBuilder] = Registry("augmentation", "detectors.data")
+
+
+def outcomes(count: int) -> Callable[[AugmentationBuilder], AugmentationBuilder]:
+    """Decorator of an augmentation that makes no more than so many different images of one.
+
+    What was computed of them may then be kept; without the decorator there is no end to them.
+    """
+
+    def mark(builder: AugmentationBuilder) -> AugmentationBuilder:
+        builder.outcomes = count  # type: ignore[attr-defined]
+        return builder
+
+    return mark
+
+
+def outcomes_of(name: str) -> int | None:
+    """How many different images an augmentation can make of one; None: no end of them."""
+    return getattr(AUGMENTATIONS[name], "outcomes", None)
 
 
 def build(config: DataConfig, split: Split, classes: tuple[str, ...] | None = None) -> Dataset:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from detectors.data import AUGMENTATIONS, Augmentation
+from detectors.data import AUGMENTATIONS, Augmentation, outcomes
 from detectors.images import resize
 from detectors.types import Target
 
@@ -58,12 +58,14 @@ def overhead(size: tuple[int, int]) -> Augmentation:
 
 
 @AUGMENTATIONS.register("flip")
+@outcomes(2)
 def flip(size: tuple[int, int]) -> Augmentation:
     """Resize, and a horizontal flip for every second image."""
     return functools.partial(_flip, size=size)
 
 
 @AUGMENTATIONS.register("none")
+@outcomes(1)
 def none(size: tuple[int, int]) -> Augmentation:
     """Resize only."""
     return functools.partial(_fit, size=size)

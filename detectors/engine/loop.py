@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,17 +12,17 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from detectors.checkpoint import checkpoint_of, fingerprint, read, write
 from detectors.checkpoint import parse as parse_checkpoint
 from detectors.engine.console import steps
 from detectors.engine.distributed import Place, any_rank, share_buffers, wait
 from detectors.engine.optim import lr_factor, optimizer_of, schedule_of
+from detectors.engine.terms import Term, losses_of, settings_of
 from detectors.errors import CheckpointError, Interrupted, RunError, TrainingError
 from detectors.models.base import Detector
 from detectors.settings import TrainConfig
-from detectors.types import Batch, Target
+from detectors.types import Batch
 
 
 class Loader(Protocol):
@@ -58,6 +58,7 @@ def fit(
     settings: TrainConfig,
     *,
     place: Place,
+    terms: Sequence[Term] = (),
     state_file: Path | None = None,
     title: str = "training",
 ) -> list[dict[str, float]]:
@@ -71,6 +72,7 @@ def fit(
         loader: the training data.
         settings: epochs, optimizer and schedule.
         place: this process among those that train together.
+        terms: parts of the loss beside the detector's own.
         state_file: where to keep the resumable state; None: nowhere.
         title: in front of the progress bar.
 
@@ -83,7 +85,7 @@ def fit(
     """
     if settings.channels_last:
         detector.to(memory_format=torch.channels_last)
-    identity = _identity(detector, loader, settings)
+    identity = _identity(detector, loader, settings, terms)
     optimizer = optimizer_of(detector, settings)
     schedule = schedule_of(optimizer, settings, settings.epochs * loader.steps)
     progress = Progress()
@@ -99,9 +101,8 @@ def fit(
             _save(state_file, detector, optimizer, schedule, progress, identity)
         wait(place)
 
-    compute = _losses_of(detector, place)
     detector.train()
-    with _stop_signals() as stop:
+    with _stop_signals() as stop, losses_of(detector, terms, place) as compute:
         while progress.epoch < settings.epochs:
             started = time.monotonic()
             # Of the epoch's first step, also where this process starts inside the epoch.
@@ -151,13 +152,13 @@ def _step(
     if settings.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        terms: dict[str, Tensor] = compute(images, batch.targets)
-    loss = torch.stack(list(terms.values())).sum()
-    values = {key: float(value.detach()) for key, value in terms.items()}
+        parts: dict[str, Tensor] = compute(images, batch.targets)
+    loss = torch.stack(list(parts.values())).sum()
+    values = {key: float(value.detach()) for key, value in parts.items()}
     # Asked before the backward pass, in which all processes meet: one that left would keep them waiting.
     if any_rank(not all(map(math.isfinite, values.values())), place):
-        terms_text = ", ".join(f"{key} {value:g}" for key, value in values.items())
-        raise FloatingPointError(f"the loss is not finite ({terms_text})")
+        text = ", ".join(f"{key} {value:g}" for key, value in values.items())
+        raise FloatingPointError(f"the loss is not finite ({text})")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if settings.clip_norm is not None:
@@ -165,26 +166,6 @@ def _step(
         nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
     optimizer.step()
     return values
-
-
-class _Losses(nn.Module):
-    """`detector.losses` as a forward pass, which is what DistributedDataParallel wraps."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
-        return self.detector.losses(images, targets)
-
-
-def _losses_of(detector: Detector, place: Place) -> nn.Module:
-    compute = _Losses(detector)
-    if place.world == 1:
-        return compute
-    return DistributedDataParallel(
-        compute, device_ids=[place.device] if place.device.type == "cuda" else None
-    )
 
 
 def _check_weights(detector: Detector, state_file: Path | None, progress: Progress) -> None:
@@ -231,11 +212,13 @@ def _save(
     write(path, checkpoint_of(detector), training=training)
 
 
-def _identity(detector: Detector, loader: Loader, settings: TrainConfig) -> dict[str, Any]:
+def _identity(
+    detector: Detector, loader: Loader, settings: TrainConfig, terms: Sequence[Term]
+) -> dict[str, Any]:
     """What a resumed training must have in common with the one that was stopped."""
-    free = ("save_every",)
+    free = ("save_every", "sparsity")  # `sparsity` is told by its term
     kept = {key: value for key, value in asdict(settings).items() if key not in free}
-    return {"start": fingerprint(detector), "steps": loader.steps, **kept}
+    return {"start": fingerprint(detector), "steps": loader.steps, **kept, **settings_of(terms)}
 
 
 def _resume(
@@ -252,9 +235,9 @@ def _resume(
             f"{path} holds weights but no training state; start from it with model={path} out=PATH"
         )
     before = payload["training"]["identity"]
-    for key, value in identity.items():
-        if before.get(key) != value:
-            what = "other weights" if key == "start" else f"{key}={before.get(key)} (now {value})"
+    for key in [*identity, *before]:
+        if before.get(key) != identity.get(key):
+            what = "other weights" if key == "start" else f"{key}={before.get(key)} (now {identity.get(key)})"
             raise RunError(
                 f"{path} is the state of a training with {what}; "
                 "give this one its own folder with out=PATH, or delete that file to start over"

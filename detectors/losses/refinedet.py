@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from detectors.boxes import moved
+from detectors.boxes import VARIANCES, moved
 from detectors.losses.multibox import multibox_loss
 from detectors.types import Outputs, RefineOutputs
 
@@ -73,6 +73,18 @@ def moved_anchors(deltas: Tensor, anchors: Tensor) -> Tensor:
     """
     boxes = moved(deltas.float(), anchors)
     return torch.cat([boxes[..., :2], boxes[..., 2:].clamp(SMALLEST, LARGEST)], dim=-1)
+
+
+def offsets(outputs: RefineOutputs, anchors: Tensor) -> Tensor:
+    """The boxes of the second step as offsets from the anchors `[A, 4]` that the first one began with.
+
+    Decoded, and encoded anew on what two detectors share: `[B, A, 4]` float32 in units of the variances, as
+    single-shot deltas are. Sides are held as in `moved_anchors`.
+    """
+    boxes = moved(outputs.deltas.float(), moved_anchors(outputs.arm_deltas, anchors))
+    shift = (boxes[..., :2] - anchors[..., :2]) / (VARIANCES[0] * anchors[..., 2:])
+    sides = boxes[..., 2:].clamp(SMALLEST, LARGEST) / anchors[..., 2:]
+    return torch.cat([shift, sides.log() / VARIANCES[1]], dim=-1)
 
 
 def object_scores(logits: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from detectors.losses.multibox import multibox_loss
 from detectors.models.layers import Normalise
 from detectors.modes import evaluating
 from detectors.postprocess import PostprocessOptions, select
-from detectors.types import Detections, DetectorSpec, Outputs, Target
+from detectors.types import ClassLogits, Comparable, Detections, DetectorSpec, Outputs, Target
 
 HeadMaps = list[tuple[Tensor, Tensor]]
 
@@ -25,7 +25,8 @@ class Detector(nn.Module):
     As it stands it is a single-shot detector with softmax heads, whose anchors say what the maps mean. What
     the commands ask of every detector are the verbs `losses` and `predict` with `dense` and `network`, and
     `spec`, `size`, `postprocess` and `meta`: a detector of another kind overrides `outputs`, `loss` and
-    `detect`, or, where proposals need the targets, `losses` and `found`, and may have no `anchors`.
+    `detect`, or, where proposals need the targets, `losses` and `found`, and may have no `anchors`. To be
+    distilled by its predictions it overrides `comparable` too.
 
     Args:
         spec: what rebuilds the full detector.
@@ -109,6 +110,20 @@ class Detector(nn.Module):
         scores = outputs.logits.float().softmax(dim=-1)[..., 1:]
         boxes = decode(outputs.deltas.float(), self.anchors)
         return [select(s, b, size, self.postprocess) for s, b, size in zip(scores, boxes, sizes, strict=True)]
+
+    def comparable(self, outputs: Any) -> Comparable | None:
+        """How raw outputs are set beside those of another detector with the same anchors: for distillation.
+
+        As it stands, softmax heads with the background in column 0 and offsets from fixed anchors. A detector
+        whose `Outputs` mean something else overrides this.
+
+        Returns:
+            None where no row answers to the same row of the other: outputs of another kind than `Outputs`.
+        """
+        if not isinstance(outputs, Outputs):
+            return None
+        classes = ClassLogits(outputs.logits.float(), softmax=True, background=True)
+        return Comparable((classes,), outputs.deltas.float())
 
     def found(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """Forward and detect in one, in the mode that the detector is in: what `predict` calls."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from detectors.anchors import AnchorLevel, AnchorSpec, ssd_shapes
 from detectors.boxes import decode
 from detectors.errors import ConfigError
-from detectors.losses.refinedet import OBJECTNESS, moved_anchors, object_scores, refinedet_loss
+from detectors.losses.refinedet import OBJECTNESS, moved_anchors, object_scores, offsets, refinedet_loss
 from detectors.models import DETECTORS
 from detectors.models.backbones import Backbone
 from detectors.models.backbones.resnet import Bottleneck
@@ -19,7 +19,7 @@ from detectors.models.base import Detector
 from detectors.models.layers import L2Norm, initialise, scaled
 from detectors.models.layouts import Colours, normalise_of, trunk_of
 from detectors.postprocess import PostprocessOptions, select
-from detectors.types import Detections, DetectorSpec, RefineOutputs, Target
+from detectors.types import ClassLogits, Comparable, Detections, DetectorSpec, RefineOutputs, Target
 
 # For each level, finest first: logits and deltas of the second step, then of the first, if there is one.
 RefineMaps = list[tuple[Tensor, ...]]
@@ -158,6 +158,14 @@ class RefineDet(Detector):
         scores = scores * (object_scores(outputs.arm_logits) > OBJECTNESS)[..., None]
         boxes = decode(outputs.deltas.float(), moved_anchors(outputs.arm_deltas, self.anchors))
         return [select(s, b, size, self.postprocess) for s, b, size in zip(scores, boxes, sizes, strict=True)]
+
+    def comparable(self, outputs: RefineOutputs) -> Comparable:
+        """As in `Detector`; boxes are those that both steps end with, for each detector moves its anchors."""
+        first, second = (
+            ClassLogits(logits.float(), softmax=True, background=True)
+            for logits in (outputs.arm_logits, outputs.logits)
+        )
+        return Comparable((first, second), offsets(outputs, self.anchors))
 
 
 @DETECTORS.register("refinedet320_vgg16")

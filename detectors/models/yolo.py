@@ -17,7 +17,7 @@ from detectors.models.layers import Normalise, scaled
 from detectors.models.layouts import Colours, Source, normalise_of, trunk_of
 from detectors.models.yolo_networks import YoloV2Network, YoloV3Network
 from detectors.postprocess import select
-from detectors.types import Detections, DetectorSpec, Outputs, Target
+from detectors.types import ClassLogits, Comparable, Detections, DetectorSpec, Outputs, Target
 
 Branches = tuple[tuple[Source, ...], ...]
 Depths = tuple[tuple[int, ...], ...]
@@ -92,6 +92,12 @@ class YoloDetector(Detector):
         scores = logits[..., :1].sigmoid() * classes
         boxes = decode(outputs.deltas.float(), self.anchors, self.cells)
         return [select(s, b, size, self.postprocess) for s, b, size in zip(scores, boxes, sizes, strict=True)]
+
+    def comparable(self, outputs: Outputs) -> Comparable:
+        """As in `Detector`; objectness is a head of its own, and centres are compared inside their cells."""
+        logits, deltas = outputs.logits.float(), outputs.deltas.float()
+        heads = (ClassLogits(logits[..., :1], False), ClassLogits(logits[..., 1:], self.version == 2))
+        return Comparable(heads, torch.cat([deltas[..., :2].sigmoid(), deltas[..., 2:]], dim=-1))
 
 
 @DETECTORS.register("yolo_v2")

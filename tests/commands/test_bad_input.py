@@ -10,7 +10,9 @@ import torch
 from scripts import files_in, run, same_state
 from torch import nn
 
+import detectors
 from detectors.checkpoint import read
+from detectors.models import build
 from detectors.models.base import Detector
 
 MODEL = "model=weights/tiny/model.pth"
@@ -75,6 +77,34 @@ MODEL = "model=weights/tiny/model.pth"
         ("train.py", ["data.name=voc", "data.root=nowhere", "out=new"], ["nowhere"]),
         ("train.py", ["data.synthetic.classes=99", "out=new"], ["data.synthetic.classes=99 must be 1 to 40"]),
         ("train.py", ["train.batch=0", "out=new"], ["batch=0"]),
+        ("train.py", ["train.sparsity=-1", "out=new"], ["sparsity=-1"]),
+        (
+            "train.py",
+            ["train.sparsity=1e-4", "detector.name=refinedet", "out=new"],
+            ["sparsity=0.0001 draws on batch norm scales", "refinedet"],
+        ),
+        ("prune.py", [MODEL, "distill.temperature=0"], ["distill.temperature=0"]),
+        (
+            "prune.py",
+            [MODEL, "distill.attention=1", "distill.cache=ram", "out=new"],
+            ["distill.cache=ram", "data.augment=light", "flip or none"],
+        ),
+        (
+            "prune.py",
+            [MODEL, "distill.attention=1", "distill.teacher=owls.pth", "out=new"],
+            ["owls.pth does not fit as a teacher", "'owl'"],
+        ),
+        ("finetune.py", [MODEL, f"distill.teacher={MODEL[6:]}", "out=new"], ["has nothing to teach"]),
+        (
+            "finetune.py",
+            [MODEL, "distill.teacher=no.pth", "distill.attention=1", "out=new"],
+            ["no checkpoint no.pth"],
+        ),
+        (
+            "finetune.py",
+            [MODEL, "distill.teacher=large.pth", "distill.predictions=1", "out=new"],
+            ["large.pth does not fit as a teacher", "[96, 64]"],
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
@@ -83,6 +113,10 @@ def test_bad_input_is_one_line_and_writes_nothing(
     (finished / "cut.pth").write_bytes((finished / "weights/tiny/model.pth").read_bytes()[:2000])
     (finished / "empty.pth").write_bytes(b"")
     torch.save(nn.Linear(2, 2), finished / "module.pth")
+    classes = detectors.load(finished / "weights/tiny/model.pth").spec.classes
+    for name, known, size in (("owls", ("owl",), (64, 64)), ("large", classes, (96, 64))):
+        other = build("ssd_vgg16_bn", known, size=size, width=0.0625)
+        detectors.save(other, finished / f"{name}.pth")
     before = files_in(finished)
     error = run(finished, script, "tiny.yaml", *arguments).error
     assert all(part in error for part in parts), error

@@ -144,6 +144,9 @@ def test_a_finished_training_goes_no_step_further(finished: Path) -> None:
         ("prune.py", "eval.metric=voc07"),
         ("prune.py", "prune.rounds=1"),
         ("finetune.py", "finetune.epochs=2"),
+        ("finetune.py", "finetune.sparsity=0.5"),
+        ("finetune.py", "distill.attention=2.5"),
+        ("prune.py", "distill.predictions=0.5"),
     ],
 )
 def test_a_changed_recipe_in_the_same_folder_is_refused(finished: Path, script: str, change: str) -> None:
@@ -180,3 +183,18 @@ def test_every_line_of_the_ledger_is_json_with_its_round_and_phase(chain: Chain)
         if line["phase"] in ("start", "evaluate"):
             assert line["latency"]["runs"] == 2
             assert line["latency"]["median_ms"] > 0
+
+
+def test_finetune_learns_from_the_teacher_it_is_given_and_says_where_there_is_none(finished: Path) -> None:
+    slim = ["finetune.py", "tiny.yaml", "model=prunes/tiny/slim.pth", "distill.predictions=1"]
+    taught = run(finished, *slim, "distill.teacher=weights/tiny/model.pth", "out=taught")
+    alone = run(finished, *slim, "out=alone")
+    assert (taught.code, taught.err, alone.code, alone.err) == (0, "", 0, "")
+    assert "teacher: weights/tiny/model.pth\n" in taught.out
+    assert "teacher: none, for distill.teacher=null\n" in alone.out
+    last, without = (
+        read(finished / folder / "last.pth")["training"]["history"][-1] for folder in ("taught", "alone")
+    )
+    assert last.keys() - without.keys() == {"teacher_classes", "teacher_boxes"}
+    again = run(finished, *slim, "distill.teacher=prunes/tiny/round_01.pth", "out=taught").error
+    assert "distill.teacher=weights/tiny/model.pth" in again

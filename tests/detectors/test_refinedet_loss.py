@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from detectors.boxes import centres, encode
-from detectors.losses.refinedet import LARGEST, SMALLEST, moved_anchors, refinedet_loss
+from detectors.boxes import centres, decode, encode
+from detectors.losses.refinedet import LARGEST, SMALLEST, moved_anchors, offsets, refinedet_loss
 from detectors.types import RefineOutputs
 
 # Ten squares of side 0.1 in a row; an object on one of them matches it alone.
@@ -178,3 +178,24 @@ def test_the_loss_is_float32_for_half_precision_outputs():
     terms = loss(RefineOutputs(*(tensor.bfloat16() for tensor in flat())), [on(4)])
     assert {term.dtype for term in terms.values()} == {torch.float32}
     assert terms["classes"].item() == pytest.approx(4 * math.log(3), rel=1e-6)
+
+
+def test_offsets_are_those_of_the_final_boxes_from_the_first_anchors():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (0.5 * torch.randn(2, 6, 4, generator=generator) for _ in range(2))
+    anchors = torch.rand(6, 4, generator=generator) * 0.5 + 0.2
+    outputs = RefineOutputs(torch.zeros(2, 6, 2), first, torch.zeros(2, 6, 3), second)
+    found = decode(second, moved_anchors(first, anchors))
+    torch.testing.assert_close(decode(offsets(outputs, anchors), anchors), found)
+    # Another way to the same boxes is no difference, and without a first step offsets are the deltas.
+    still = torch.zeros_like(first)
+    one_step = RefineOutputs(outputs.arm_logits, still, outputs.logits, encode(found, anchors))
+    torch.testing.assert_close(offsets(one_step, anchors), offsets(outputs, anchors), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(offsets(outputs._replace(arm_deltas=still), anchors), second)
+
+
+@pytest.mark.parametrize("delta", [-1e4, 1e4])
+def test_offsets_of_boxes_gone_astray_are_finite(delta):
+    outputs = RefineOutputs(*(torch.full((1, 1, width), delta) for width in (2, 4, 2, 4)))
+    found = offsets(outputs, torch.tensor([[0.5, 0.5, 0.1, 0.1]]))
+    assert found[..., 2:].isfinite().all()

@@ -13,7 +13,7 @@ from detectors.models.base import Detector
 from detectors.models.guests.networks import GuestNetwork
 from detectors.models.layers import Normalise
 from detectors.postprocess import PostprocessOptions
-from detectors.types import Detections, DetectorSpec, Target
+from detectors.types import ClassLogits, Comparable, Detections, DetectorSpec, Target
 
 
 class Guest(Detector):
@@ -79,7 +79,13 @@ class Guest(Detector):
 
 
 class OneStage(Guest):
-    """What SSD, RetinaNet and FCOS have in common: every cell of every map has anchors."""
+    """What SSD, RetinaNet and FCOS have in common: every cell of every map has anchors.
+
+    Attributes:
+        softmax: classes exclude each other and the background, which is column 0.
+    """
+
+    softmax: bool
 
     def rows(self, maps: Sequence[Tensor], columns: int) -> list[Tensor]:
         """Each map `[B, per_cell * columns, h, w]` as `[B, h * w * per_cell, columns]`, at least float32."""
@@ -107,6 +113,15 @@ class OneStage(Guest):
         anchors: list[Tensor] = self.model.anchor_generator(ImageList(image, sizes), levels)
         return anchors
 
+    def comparable(self, outputs: Any) -> Comparable:
+        """As in `Detector`; the background column of sigmoid heads is left out, centre-ness is a head."""
+        heads = {name: torch.cat(levels, dim=1) for name, levels in self.heads(outputs).items()}
+        logits = heads["cls_logits"]
+        classes = [ClassLogits(logits, True, True) if self.softmax else ClassLogits(logits[..., 1:], False)]
+        if "bbox_ctrness" in heads:
+            classes.append(ClassLogits(heads["bbox_ctrness"], False))
+        return Comparable(tuple(classes), heads["bbox_regression"])
+
     def set_thresholds(self) -> None:
         """Hands our post-processing options to the model; its candidates are those of a map or a class."""
         options, model = self.postprocess, self.model
@@ -116,6 +131,8 @@ class OneStage(Guest):
 
 class SSDGuest(OneStage):
     """torchvision's SSD and SSDlite; `top_k` holds for each class."""
+
+    softmax = True
 
     def loss(self, outputs: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Named loss terms, scalars whose sum is minimised; target boxes in pixels of the input."""
@@ -144,6 +161,8 @@ class PyramidGuest(OneStage):
     Their sigmoid heads have a column for the background all the same, which published files fill; it is
     trained to be silent and never detected.
     """
+
+    softmax = False
 
     def loss(self, outputs: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Named loss terms, scalars whose sum is minimised; target boxes in pixels of the input."""

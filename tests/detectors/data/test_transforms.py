@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from detectors.data import AUGMENTATIONS
+from detectors.data import AUGMENTATIONS, outcomes_of
 from detectors.images import resize
 from detectors.types import Target
 
@@ -129,3 +129,12 @@ def test_zooming_out_fills_with_the_mean_colour():
 def test_resize_keeps_a_flat_colour_and_is_identity_at_the_same_size():
     assert resize(torch.full((3, 9, 7), 200, dtype=torch.uint8), (20, 31)).unique().tolist() == [200]
     assert torch.equal(resize(picture(), (60, 80)), picture())
+
+
+@pytest.mark.parametrize(("name", "count"), [("none", 1), ("flip", 2), ("light", None), ("overhead", None)])
+def test_an_augmentation_makes_no_more_different_images_than_it_says(name, count):
+    assert outcomes_of(name) == count
+    augment = AUGMENTATIONS[name]((30, 40))
+    torch.manual_seed(0)
+    made = {augment(*blocks())[0].numpy().tobytes() for _ in range(20)}
+    assert len(made) == count if count else len(made) > 10

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_case import in_process, killed, settings, stopped_from_the_terminal, together, train
+from training_case import (
+    in_process,
+    killed,
+    settings,
+    stopped_from_the_terminal,
+    together,
+    together_with_a_term,
+    train,
+)
 
 from detectors.checkpoint import read
 
@@ -53,17 +61,21 @@ def test_a_process_stopped_in_an_epoch_is_resumed_to_the_bit(work, code, saved, 
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> Path:
-    """What two processes that trained together left, see `training_case.together`."""
-    folder = tmp_path_factory.mktemp("pair")
+def both(work: Callable[[Path], None], folder: Path) -> Path:
+    """What two processes that work together leave in a folder."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [start(together, folder, RANK=str(rank), LOCAL_RANK=str(rank), **group) for rank in (0, 1)]
+    processes = [start(work, folder, RANK=str(rank), LOCAL_RANK=str(rank), **group) for rank in (0, 1)]
     assert [exit_code(process) for process in processes] == [0, 0]
     return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> Path:
+    """See `training_case.together`."""
+    return both(together, tmp_path_factory.mktemp("pair"))
 
 
 def states(folder: Path, name: str) -> list[dict[str, torch.Tensor]]:
@@ -102,3 +114,12 @@ def test_two_processes_resume_to_the_bit(pair):
     # Rank 1 started from other weights in the unbroken run, and rank 0's are the ones that count.
     for one, other in zip(states(pair, "resumed"), states(pair, "whole"), strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one if not running(key))
+
+
+def test_two_processes_with_a_term_end_with_the_same_weights_and_report_it(tmp_path):
+    folder = both(together_with_a_term, tmp_path)
+    (first, history), (second, _) = (
+        torch.load(folder / f"term.{rank}.pth", weights_only=True) for rank in (0, 1)
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first if not running(key))
+    assert all(entry["quiet"] > 0 for entry in history)

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from detectors.data import build as build_data
 from detectors.data.loader import TrainLoader, train_loader
 from detectors.engine.distributed import Place, joined
 from detectors.engine.loop import Loader, fit
+from detectors.engine.terms import Seen, Term
 from detectors.errors import Interrupted
 from detectors.models import build
 from detectors.models.base import Detector
@@ -51,6 +52,21 @@ def settings(**changes: object) -> TrainConfig:
     return TrainConfig(**{"epochs": 3, "batch": 4, "lr": 1e-2, **changes})  # type: ignore[arg-type]
 
 
+class Quiet:
+    """A term: how loud raw outputs, and what the first head reads, are in the mean of squares."""
+
+    layers: Sequence[str] = ("network.conf.0",)
+
+    def __init__(self, weight: float) -> None:
+        self.settings: Mapping[str, float] = {"quiet": weight}
+        self.weight = weight
+
+    def __call__(self, detector: Detector, images: torch.Tensor, seen: Seen) -> dict[str, torch.Tensor]:
+        (read,) = seen.inputs["network.conf.0"]
+        loud = seen.outputs.logits.float().square().mean() + read.float().square().mean()
+        return {"quiet": self.weight * loud}
+
+
 class Disturbed:
     """A loader that does something just before it gives the n-th batch of the run, counted from 1."""
 
@@ -72,7 +88,12 @@ def send(number: int) -> Callable[[], None]:
 
 
 def train(
-    state_file: Path | None, *, how: TrainConfig, workers: int = 0, breaks: tuple[int, ...] = ()
+    state_file: Path | None,
+    *,
+    how: TrainConfig,
+    workers: int = 0,
+    breaks: tuple[int, ...] = (),
+    terms: Sequence[Term] = (),
 ) -> tuple[dict[str, torch.Tensor], History]:
     """The weights and history of a training that Ctrl-C stops after the named steps, each counted anew."""
     for at in breaks:
@@ -82,13 +103,14 @@ def train(
                 Disturbed(loader(workers=workers), at, send(signal.SIGINT)),
                 how,
                 place=ALONE,
+                terms=terms,
                 state_file=state_file,
             )
         except Interrupted:
             continue
         raise AssertionError(f"the training was not interrupted at step {at}")
     detector = new_detector()
-    history = fit(detector, loader(workers=workers), how, place=ALONE, state_file=state_file)
+    history = fit(detector, loader(workers=workers), how, place=ALONE, terms=terms, state_file=state_file)
     return detector.state_dict(), history
 
 
@@ -109,6 +131,14 @@ def together(folder: Path) -> None:
         resumed = new_detector()
         fit(resumed, loader(place=place), how, place=place, state_file=folder / "broken.pth")
         torch.save(resumed.state_dict(), folder / f"resumed.{place.rank}.pth")
+
+
+def together_with_a_term(folder: Path) -> None:
+    """One of several processes that train with a term."""
+    with joined() as place:
+        detector = new_detector()
+        history = fit(detector, loader(place=place), settings(epochs=2), place=place, terms=(Quiet(1e-3),))
+        torch.save((detector.state_dict(), history), folder / f"term.{place.rank}.pth")
 
 
 def killed(folder: Path) -> None:

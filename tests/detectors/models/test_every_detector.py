@@ -9,7 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import compress
 import detectors
 from compress.cost import cost_of, subject
+from compress.distill import distillation
 from compress.graph import trace
+from compress.recalibrate import batch_norm_statistics
+from compress.recipe import DistillConfig
+from detectors.engine.terms import watched
 from detectors.models import DETECTORS, build
 from detectors.types import Target
 
@@ -116,3 +120,31 @@ def test_it_is_cut_with_proof_and_its_slim_file_comes_back(runnable, tmp_path):
     ours, theirs = slim.predict(image), again.predict(image)
     assert torch.equal(ours.boxes, theirs.boxes)
     assert torch.equal(ours.scores, theirs.scores)
+
+
+# The published networks without a small form are of a kind that has one under another name.
+LIGHT = [name for name, options in SMALL.items() if options and name != "torchvision_ssd300_vgg16"]
+
+
+@pytest.mark.parametrize("kind", LIGHT)
+def test_it_teaches_itself_nothing_and_its_cut_form_something(kind):
+    full = small(kind)
+    images = torch.rand(2, 3, *full.size)
+    batch_norm_statistics(full, [images])
+    slim = compress.prune(full.eval(), ratio=0.3, multiple=1, floor=0.0)
+    two_stage = "fasterrcnn" in kind
+    how = DistillConfig(predictions=0.0 if two_stage else 1.0, attention=1.0)
+    term = distillation(slim, full, how, source="the full one", channels_last=False)
+    found = []
+    for student in (full, slim.train()):
+        with watched(student, term.layers) as seen:
+            student.losses(images, [Target.of([[5, 5, 40, 40]], [1]), Target.of([], [])])
+            found.append(term(student, images, seen))
+    names = {"teacher_attention"} | (set() if two_stage else {"teacher_classes", "teacher_boxes"})
+    assert [one.keys() for one in found] == [names, names]
+    assert all(value.item() == 0 for value in found[0].values())
+    assert all(value.dtype == torch.float32 and 0 < value.item() < math.inf for value in found[1].values())
+    sum(found[1].values()).backward()
+    gradients = [p.grad for p in slim.parameters() if p.grad is not None]
+    assert gradients
+    assert all(bool(g.isfinite().all()) for g in gradients)
