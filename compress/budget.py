@@ -50,7 +50,8 @@ def parse_limit(text: str | float, first: int, kind: str) -> int:
         limit = Decimal("nan")
     if not limit.is_finite() or limit < 1:
         raise PlanError(
-            f"prune.budget.{kind}={written!r} is not a budget; write 50%, 800M, 1.2G or a number above zero"
+            f"prune.budget.{kind}={written!r} is not a budget; write a share as 50%, or 800M, 1.2G or a "
+            "number from 1 up"
         )
     return math.floor(limit)
 
