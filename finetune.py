@@ -18,10 +18,10 @@ from compress.recipe import Recipe
 def finetune(recipe: Recipe, path: str) -> None:
     """The steps of the module's docstring."""
     from compress.session import need_model
-    from compress.training import training_run
+    from compress.training import going_on, training_run
 
     folder = Path(need_model(recipe, "finetune.py")).parent / "finetuned"
-    following = f"python eval_voc.py {path} model=PATH"
+    following = going_on("eval_voc.py", recipe, path, ["detector", "data", "eval"])
     sections = ["detector", "data", "finetune", "distill", "model"]
     training_run(recipe, recipe.finetune, folder, sections, following, teacher=recipe.distill.teacher)
 

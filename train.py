@@ -20,9 +20,9 @@ from compress.recipe import Recipe
 
 def train(recipe: Recipe, path: str) -> None:
     """The steps of the module's docstring."""
-    from compress.training import training_run
+    from compress.training import going_on, training_run
 
-    following = f"python prune.py {path} model=PATH"
+    following = going_on("prune.py", recipe, path, ["detector", "data", "eval", "prune", "finetune"])
     training_run(
         recipe,
         recipe.train,

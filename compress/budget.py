@@ -54,7 +54,9 @@ def parse_limit(text: str | float, first: int, key: str) -> int:
     except InvalidOperation:
         limit = Decimal("nan")
     if not limit.is_finite() or limit < 1:
-        raise PlanError(f"{key}={written!r} is not a budget; write 50%, 800M, 1.2G or a number above zero")
+        raise PlanError(
+            f"{key}={written!r} is not a budget; write a share as 50%, or 800M, 1.2G or a number from 1 up"
+        )
     return math.floor(limit)
 
 

@@ -73,5 +73,6 @@ def _list() -> str:
     lines = []
     for registry in (DETECTORS, DATASETS, AUGMENTATIONS, METRICS, CRITERIA):
         lines.append(f"{registry.kind}:")
-        lines += [f"  {name:20s} {text}" for name, text in registry.described().items()]
+        width = max(20, *map(len, registry.names()))
+        lines += [f"  {name:{width}s} {text}" for name, text in registry.described().items()]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from detectors.data import build as build_data
 from detectors.data.loader import TrainLoader, class_counts, eval_loader, train_loader
 from detectors.engine.distributed import Place, wait
 from detectors.engine.terms import Term
-from detectors.errors import ConfigError, DataError, RunError
+from detectors.errors import ConfigError, DataError, RunError, UnknownClassError, sentence
 from detectors.evaluation import METRICS
 from detectors.evaluation.run import Predictions, Score, predictions, score
 from detectors.files import held, write_text
@@ -51,11 +51,23 @@ def open_all(recipe: Recipe, splits: Sequence[Split], place: Place) -> tuple[Det
     known = None
     if payload is not None and is_ours(payload) and same:
         known = parse(payload, str(recipe.model)).spec.classes
-    datasets = [build_data(recipe.data, split, known) for split in splits]
+    # What a fault of the data's classes is told with where the checkpoint says which they are.
+    note = ""
+    if known is not None and recipe.data.classes is None:
+        note = (
+            f" The known classes are those of {recipe.model}: load.classes=ignore trains new heads for others"
+        )
+    try:
+        datasets = [build_data(recipe.data, split, known) for split in splits]
+    except UnknownClassError as error:
+        raise UnknownClassError(f"{sentence(error)}{note}" if note else str(error)) from None
     classes = known or datasets[0].classes
     for split, dataset in zip(splits, datasets, strict=True):
         if not any(class_counts(dataset).values()):
-            raise DataError(f"none of the {len(dataset)} images of data.{split} has a labelled box")
+            fault = f"none of the {len(dataset)} images of data.{split} has a labelled box"
+            if dataset.skipped:
+                fault = f"{sentence(f'{fault}; left out first: {dataset.skipped[0]}')}{note}"
+            raise DataError(fault)
         if dataset.classes != classes:
             if known is None:
                 raise ConfigError(

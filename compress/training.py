@@ -1,5 +1,6 @@
 """One training or fine-tuning run in its folder: what train.py and finetune.py share."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from compress.session import (
     terms_of,
 )
 from detectors.checkpoint import fingerprint, save
-from detectors.config import changes
+from detectors.config import changes, load, overrides
 from detectors.engine.distributed import joined
 from detectors.engine.loop import fit
 from detectors.settings import TrainConfig
@@ -26,7 +27,7 @@ def training_run(
     settings: TrainConfig,
     folder: Path,
     sections: Sequence[str],
-    following: str,
+    following: Sequence[str],
     *,
     teacher: str | None = None,
 ) -> None:
@@ -37,7 +38,7 @@ def training_run(
         settings: how to train.
         folder: of the run.
         sections: parts of the recipe that decide what the run gives.
-        following: the command to go on with; PATH in it is replaced by the saved file.
+        following: script, recipe and overrides of the command to go on with, which gets the saved file.
         teacher: checkpoint of a detector to learn from, by the recipe's `distill`; None: there is none.
     """
     with joined() as place:
@@ -63,7 +64,14 @@ def training_run(
             score = scored(recipe, detector, predictions_of(recipe, detector, test, place))
             if place.leads:
                 save(detector, path, **meta, score=score.to_dict())
-                print(
-                    f"\n{score.table()}\n{score.line()}\n\nsaved {path}; next: "
-                    f"{following.replace('PATH', str(path))}"
-                )
+                script, file, *words = following
+                command = shlex.join(["python", script, file, f"model={path}", *words])
+                print(f"\n{score.table()}\n{score.line()}\n\nsaved {path}; next: {command}")
+
+
+def going_on(script: str, recipe: Recipe, path: str, sections: Sequence[str]) -> list[str]:
+    """The words of the next command: script, recipe, and what this one's overrides changed in some parts."""
+    changed = overrides(recipe, load(Recipe, path))
+    kept = [word for word in changed if word.split(".")[0] in sections]
+    # The weights that a detector began with are in its file by now.
+    return [script, path, *(word for word in kept if not word.startswith("detector.backbone_weights="))]

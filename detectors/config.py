@@ -54,13 +54,17 @@ def dump(config: Any) -> str:
 
 def changes(config: Any) -> str:
     """`key=value` for every setting that differs from its default, one on a line."""
-    defaults = values_of(type(config)())
-    changed = [
-        (key, value)
+    return "\n".join(overrides(config, type(config)()))
+
+
+def overrides(config: Any, base: Any) -> list[str]:
+    """`key=value`, as a command takes it, for every setting in which a filled schema differs from another."""
+    before = values_of(base)
+    return [
+        f"{key}={_written(value)}"
         for key, value in values_of(config).items()
-        if key not in defaults or defaults[key] != value
+        if key not in before or before[key] != value
     ]
-    return "\n".join(f"{key}={_written(value)}" for key, value in changed)
 
 
 def values_of(config: Any) -> dict[str, Any]:

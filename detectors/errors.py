@@ -16,6 +16,10 @@ class DataError(UserError):
     """A data folder, image or annotation that is missing or broken."""
 
 
+class UnknownClassError(DataError):
+    """An object or category whose class is none of the known ones."""
+
+
 class CheckpointError(UserError):
     """A weight file that cannot be read, or does not fit the model it is meant for."""
 
@@ -30,6 +34,11 @@ class RunError(UserError):
 
 class PlanError(UserError):
     """A budget, ratio or layer glob that no plan can meet."""
+
+
+def sentence(text: object) -> str:
+    """A message with a full stop, so that another sentence can follow; a question stays one."""
+    return str(text) if str(text).endswith((".", "?")) else f"{text}."
 
 
 class Interrupted(Exception):

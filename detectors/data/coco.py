@@ -9,7 +9,7 @@ from typing import Any
 from detectors.data import DATASETS, Split
 from detectors.data.faults import Faults
 from detectors.data.photos import Photo, PhotoDataset, load_photos, photo
-from detectors.errors import ConfigError, DataError
+from detectors.errors import ConfigError, DataError, UnknownClassError
 from detectors.registry import did_you_mean
 from detectors.settings import DataConfig
 from detectors.types import Target
@@ -53,9 +53,8 @@ def coco(config: DataConfig, split: Split, classes: tuple[str, ...] | None = Non
     known = tuple(config.classes or classes or (names[key] for key in sorted(names)))
     for name in known:
         if name not in names.values():
-            raise ConfigError(
-                f"data.classes: {name!r} is no category of {entries[0]}{did_you_mean(name, names.values())}"
-            )
+            fault = f"{name!r} is no category of {entries[0]}{did_you_mean(name, names.values())}"
+            raise ConfigError(f"data.classes: {fault}") if config.classes else UnknownClassError(fault)
     labels = {key: known.index(name) for key, name in names.items() if name in known}
     faults = Faults(config.on_error)
     return load_photos(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from detectors.errors import DataError
+from detectors.errors import DataError, sentence
 
 
 class Faults:
@@ -37,4 +37,5 @@ def advised() -> Iterator[None]:
     try:
         yield
     except DataError as fault:
-        raise DataError(f"{fault}. Mend it, or set data.on_error=skip to leave it out.") from None
+        advice = "Mend it, or set data.on_error=skip to leave it out."
+        raise type(fault)(f"{sentence(fault)} {advice}") from None

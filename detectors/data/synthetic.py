@@ -13,7 +13,7 @@ from torch import Tensor
 from detectors.data import DATASETS, Split
 from detectors.data.ground import add_noise, draw_colour, draw_ground
 from detectors.data.shapes import SHAPES, TEXTURES, Figure, class_names, draw_figure
-from detectors.errors import ConfigError, DataError
+from detectors.errors import ConfigError, DataError, UnknownClassError, sentence
 from detectors.images import read_all, resize, shrunk_size
 from detectors.registry import did_you_mean
 from detectors.settings import DataConfig, SyntheticConfig
@@ -106,9 +106,10 @@ def synthetic(config: DataConfig, split: Split, classes: tuple[str, ...] | None 
     known = tuple(config.classes or classes or drawn)
     for name in drawn:
         if name not in known:
-            raise DataError(
-                f"data.synthetic.classes={knobs.classes} draws {name!r}, which is not among the classes"
-                f"{did_you_mean(name, known)} Lower data.synthetic.classes or leave data.classes null"
+            drawn_one = f"data.synthetic.classes={knobs.classes} draws {name!r}"
+            fault = f"{drawn_one}, which is not among the classes{did_you_mean(name, known)}"
+            raise UnknownClassError(
+                f"{sentence(fault)} Lower data.synthetic.classes or leave data.classes null"
             )
     entries: list[tuple[str, int]] = []
     for entry in config.train if split == "train" else config.test:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from detectors.errors import DataError
+from detectors.errors import DataError, UnknownClassError
 from detectors.registry import did_you_mean
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -153,7 +153,7 @@ def check_object(
     if not name:
         raise DataError(f"{here} has no <name>")
     if name not in classes:
-        raise DataError(f"{here}: unknown class {name!r}{did_you_mean(name, classes)}")
+        raise UnknownClassError(f"{here}: unknown class {name!r}{did_you_mean(name, classes)}")
     flag = item.texts.get("difficult", "").lower()
     if flag not in _FLAGS:
         raise DataError(f"{here}: <difficult> is {flag!r}, not 0 or 1")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_the_next_command_works_as_printed(finished: Path, chain: Chain) -> None
         assert words[0] == script
         done = run(finished, *words, "dry_run=true")
         assert (done.code, done.err) == (0, ""), printed[0]
+
+
+def test_the_next_command_keeps_what_was_changed_on_the_command_line(finished: Path) -> None:
+    changes = ("detector.width=0.25", "data.train=[train, val]", "train.epochs=1", "out=my runs")
+    printed = run(finished, "train.py", "tiny.yaml", *changes).out.rpartition("next: python ")[2]
+    words = shlex.split(printed)
+    assert words[:3] == ["prune.py", "tiny.yaml", "model=my runs/model.pth"]
+    assert words[3:] == ["detector.width=0.25", "data.train=[train, val]"]
+    done = run(finished, *words, "dry_run=true")
+    assert (done.code, done.err) == (0, "")
+    assert "train: 9 images" in done.out
 
 
 def test_prune_tells_widths_protected_layers_and_the_rounds(chain: Chain) -> None:

@@ -233,10 +233,11 @@ def test_a_toy_is_pruned_without_loading_detectors_data_or_training() -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from toys import Residual, inputs, made\n"
-        "from compress import cost, criteria, graph, plan, surgery\n"
+        "from compress import cost, graph, plan, surgery\n"
+        "from compress.criteria import CRITERIA\n"
         "model = made(Residual)\n"
         "found = graph.trace(model, inputs())\n"
-        "score = lambda group, keep: criteria.l1(model, group)\n"
+        "score = lambda group, keep: CRITERIA['l1'](model, group)\n"
         "slim = surgery.cut(model, found, plan.plan_of(found, {'stem': 5}, score), inputs())\n"
         "parts = ('detectors.models', 'detectors.data', 'detectors.engine', 'detectors.evaluation')\n"
         "print(slim.stem.out_channels, [name for name in sys.modules if name.startswith(parts)])\n"

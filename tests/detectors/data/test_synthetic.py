@@ -159,7 +159,9 @@ def test_a_knob_out_of_range_is_named(knob, value):
 def test_splits_and_classes_that_are_not_there_are_named():
     with pytest.raises(DataError, match="has no split 'trainval'; it has train, val and test"):
         make(data={"train": ["trainval"]})
-    with pytest.raises(DataError, match="draws 'striped disc', which is not among the classes"):
+    with pytest.raises(
+        DataError, match=r"draws 'striped disc', which is not among the classes; .*(\.|\?) Lower"
+    ):
         make(known=("solid disc", "solid square"))
     with pytest.raises(DataError, match=r"data\.train names no image"):
         make(data={"train": ["val"]}, val=0)

@@ -7,7 +7,7 @@ from voc_folder import VocFolder
 
 from detectors.data import DATASETS, build
 from detectors.data.voc import VOC_CLASSES
-from detectors.errors import ConfigError, DataError
+from detectors.errors import ConfigError, DataError, sentence
 from detectors.images import header_size, read_image
 from detectors.settings import DataConfig
 
@@ -107,7 +107,7 @@ def test_a_broken_object_is_named_by_line_or_left_out_alone(voc_folder: VocFolde
     with pytest.raises(DataError) as error:
         build(voc_folder.config(**classes), "train")
     here = f"{path}:4: {reason}"
-    assert str(error.value) == f"{here}. {MEND}"
+    assert str(error.value) == f"{sentence(here)} {MEND}"
     data = build(voc_folder.config(on_error="skip", **classes), "train")
     assert data.skipped == [here]
     assert len(data) == 2
