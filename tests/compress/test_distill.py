@@ -1,17 +1,15 @@
 """A teacher pulls its student towards itself, from a cache or not, and one that does not fit is refused."""
 
 import copy
-import os
-import signal
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from small_detectors import small
-from tiny_runs import ALONE, same_files, tiny_detector, tiny_recipe, tiny_run, without_seconds
+from teachers import BOTH, answer, term_of
+from tiny_runs import ALONE, tiny_detector, tiny_recipe
 
 import compress
 from compress.distill import (
@@ -19,28 +17,18 @@ from compress.distill import (
     attention_map,
     attention_term,
     class_divergence,
-    distillation,
     foreground,
     prediction_terms,
 )
-from compress.ledger import Ledger
 from compress.recalibrate import batch_norm_statistics
-from compress.recipe import DistillConfig, Recipe
-from compress.session import loader_of, terms_of
+from compress.recipe import DistillConfig
+from compress.session import loader_of
 from detectors.data import build as build_data
 from detectors.engine.loop import fit
-from detectors.engine.terms import watched
-from detectors.errors import ConfigError, Interrupted
 from detectors.models import build
 from detectors.models.base import Detector
 from detectors.settings import TrainConfig
 from detectors.types import ClassLogits, Comparable
-
-BOTH = DistillConfig(predictions=1.0, attention=1.0)
-
-
-def term_of(student: Detector, teacher: Detector, how: DistillConfig = BOTH) -> Distillation:
-    return distillation(student, teacher, how, source="teacher.pth", channels_last=False)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -119,12 +107,6 @@ def test_an_attention_map_is_the_normalised_sum_of_squares_and_knows_no_scale() 
 def test_attention_elsewhere_is_as_far_away_as_can_be() -> None:
     left, right = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     assert attention_term([left, left], [right, left]).item() == 1.0  # 2 on the one map, 0 on the other
-
-
-def answer(term: Distillation, student: Detector, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    with watched(student, term.layers) as seen:
-        student(images)
-        return term(student, images, seen)
 
 
 @pytest.mark.parametrize("options", [{"loss": "yolo"}, {"loss": "ssd"}])
@@ -244,145 +226,3 @@ def test_without_a_cache_the_teacher_is_asked_by_the_batch() -> None:
     for _ in range(2):
         term.lesson(torch.rand(3, 3, *small().size, generator=torch.Generator().manual_seed(0)))
     assert sizes == [3, 3]
-
-
-def taught(cache: str, **prune: Any) -> Recipe:
-    recipe = tiny_recipe(rounds=1, **prune)
-    how = DistillConfig(predictions=0.5, attention=1.0, temperature=2.0, cache=cache)  # type: ignore[arg-type]
-    return replace(
-        recipe,
-        distill=how,
-        data=replace(recipe.data, augment="flip" if cache == "ram" else "light"),
-        finetune=replace(recipe.finetune, epochs=2),
-    )
-
-
-@pytest.mark.parametrize("cache", ["none", "ram"])
-def test_a_run_with_a_teacher_that_is_stopped_ends_as_an_unbroken_one_to_the_bit(
-    cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unbroken = tiny_run(tmp_path / "unbroken", taught(cache)).finish()
-    losses, steps = Detector.losses, []
-
-    def interrupted(self: Detector, *args: Any) -> Any:
-        steps.append(1)
-        if len(steps) in (1, 3):
-            os.kill(os.getpid(), signal.SIGINT)
-        return losses(self, *args)
-
-    monkeypatch.setattr(Detector, "losses", interrupted)
-    for _ in range(2):
-        with pytest.raises(Interrupted):
-            tiny_run(tmp_path / "broken", taught(cache)).finish()
-    broken = tiny_run(tmp_path / "broken", taught(cache)).finish()
-    assert len(steps) == 4  # two epochs of two steps
-    assert same_files(tmp_path / "broken", tmp_path / "unbroken")
-    assert without_seconds(broken.entries) == without_seconds(unbroken.entries)
-    loss = Ledger(tmp_path / "broken" / "ledger.jsonl").find(1, "finetune")["loss"]
-    assert min(loss[name] for name in ("teacher_classes", "teacher_boxes", "teacher_attention")) > 0
-
-
-def ssd(**options: Any) -> Detector:
-    torch.manual_seed(0)
-    return build(
-        "ssd_vgg16_bn", options.pop("classes", ["cat", "dog"]), **{"size": (64, 64), "width": 0.125} | options
-    )
-
-
-def two_stages() -> Detector:
-    torch.manual_seed(0)
-    return build(
-        "torchvision_fasterrcnn_mobilenet_v3_large_320_fpn", ["cat", "dog"], size=(64, 64), proposals=4
-    )
-
-
-def refinedet() -> Detector:
-    torch.manual_seed(0)
-    return build("refinedet", ["cat", "dog"], size=(64, 64), width=0.0625)
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "how", "said"),
-    [
-        (
-            ssd,
-            lambda: ssd(classes=["cat", "owl"]),
-            BOTH,
-            r"^teacher.pth does not fit as a teacher: its classes are \['cat', 'owl'\], .*'dog'\]; take",
-        ),
-        (
-            ssd,
-            lambda: ssd(size=(64, 96)),
-            BOTH,
-            r"it takes images of \[64, 96\], the student of \[64, 64\]; take",
-        ),
-        (
-            ssd,
-            refinedet,
-            DistillConfig(predictions=1.0),
-            r"^teacher.pth does not fit as a teacher of this ssd_vgg16_bn: it has other anchors or",
-        ),
-        (
-            ssd,
-            refinedet,
-            DistillConfig(attention=1.0),
-            r"it has no network\.conf\.0; set distill.teacher to the",
-        ),
-        (
-            two_stages,
-            two_stages,
-            BOTH,
-            r"^distill.predictions=1 compares anchor by .*predictions=0 and use distill.attention$",
-        ),
-    ],
-)
-def test_a_teacher_that_does_not_fit_is_one_line(
-    student: Any, teacher: Any, how: DistillConfig, said: str
-) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
-        term_of(student(), teacher(), how)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_teacher_with_as_many_anchors_elsewhere_is_refused() -> None:
-    teacher = ssd()
-    teacher.anchors += 0.01
-    with pytest.raises(ConfigError, match="it has other anchors or outputs"):
-        term_of(ssd(), teacher)
-
-
-def test_a_slim_teacher_fits_and_so_does_one_of_another_width() -> None:
-    student, images = ssd(), torch.rand(1, 3, 64, 64)
-    for teacher in (compress.prune(ssd(), ratio=0.5, multiple=1), ssd(width=0.25)):
-        terms = answer(term_of(student.eval(), teacher), student, images)
-        assert all(value.isfinite() and value > 0 for value in terms.values())
-
-
-@pytest.mark.parametrize("augment", ["light", "ssd", "overhead"])
-def test_a_cache_of_endless_images_is_refused(augment: str) -> None:
-    recipe = taught("ram")
-    recipe = replace(recipe, data=replace(recipe.data, augment=augment))
-    detector = tiny_detector(recipe)
-    with pytest.raises(
-        ConfigError, match=rf"data.augment={augment} makes new .* or data.augment to flip or none"
-    ):
-        terms_of(recipe, recipe.finetune, detector, teacher=detector)
-
-
-def test_without_weights_there_is_no_term_and_a_named_teacher_is_refused() -> None:
-    recipe = tiny_recipe()
-    detector = tiny_detector(recipe)
-    assert terms_of(recipe, recipe.finetune, detector, teacher=detector) == ()
-    with pytest.raises(
-        ConfigError, match=r"distill.teacher=x.pth has nothing to teach: set distill.predictions"
-    ):
-        terms_of(recipe, recipe.finetune, detector, teacher="x.pth")
-    assert terms_of(replace(recipe, distill=BOTH), recipe.finetune, detector, teacher=None) == ()
-
-
-@pytest.mark.parametrize(
-    "settings", [{"predictions": -1.0}, {"attention": float("nan")}, {"temperature": 0.0}]
-)
-def test_settings_that_cannot_be_are_refused_with_their_key(settings: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=f"distill.{next(iter(settings))}="):
-        DistillConfig(**settings)  # type: ignore[arg-type]
