@@ -122,9 +122,11 @@ def read(path: str | Path) -> Any:
         pickled = re.search(r"GLOBAL ([\w.]+)", str(error))
         if pickled is None:
             raise CheckpointError(_broken(path)) from None
+        ours = pickled[1].startswith("detectors.")
+        way = "detectors.save(model, PATH)" if ours else "torch.save(model.state_dict(), PATH)"
         raise CheckpointError(
             f"{path} is or holds a pickled object ({pickled[1]}), which would run code when loaded; where "
-            "that code lives, save the state dict instead: torch.save(model.state_dict(), PATH)"
+            f"that code lives, save {'it so' if ours else 'the state dict'} instead: {way}"
         ) from None
     except PermissionError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None

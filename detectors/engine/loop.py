@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from detectors.checkpoint import checkpoint_of, fingerprint, read, write
 from detectors.checkpoint import parse as parse_checkpoint
+from detectors.data.samples import stable_seed
 from detectors.engine.console import steps
 from detectors.engine.distributed import Place, any_rank, share_buffers, wait
 from detectors.engine.optim import lr_factor, optimizer_of, schedule_of
@@ -65,7 +66,7 @@ def fit(
     """Trains a detector in place and leaves it in evaluation mode.
 
     A run that was stopped goes on from `state_file` and ends, on a CPU with the same thread count, with the
-    weights of an unbroken run to the bit: nothing random happens outside the loader.
+    weights of an unbroken run to the bit: what is random hangs on seed, epoch and step alone.
 
     Args:
         detector: already on `place.device`.
@@ -102,7 +103,7 @@ def fit(
         wait(place)
 
     detector.train()
-    with _stop_signals() as stop, losses_of(detector, terms, place) as compute:
+    with _stop_signals() as stop, losses_of(detector, terms, place) as compute, torch.random.fork_rng():
         while progress.epoch < settings.epochs:
             started = time.monotonic()
             # Of the epoch's first step, also where this process starts inside the epoch.
@@ -110,6 +111,9 @@ def fit(
             name = f"{title} {progress.epoch + 1}/{settings.epochs}"
             with steps(name, loader.steps, done=progress.step, show=place.leads) as report:
                 for batch in loader.epoch(progress.epoch, progress.step):
+                    # What a detector draws by itself, such as dropout or the proposals that a second stage
+                    # trains on.
+                    torch.manual_seed(stable_seed(settings.seed, progress.epoch, progress.step, place.rank))
                     try:
                         values = _step(compute, batch.to(place.device), optimizer, settings, place)
                     except FloatingPointError as error:

@@ -10,6 +10,7 @@ from training_case import ALONE, STEPS, Disturbed, History, loader, new_detector
 from detectors.checkpoint import read, save
 from detectors.engine.loop import fit
 from detectors.errors import Interrupted, TrainingError, UserError
+from detectors.models.base import Detector
 from detectors.types import Batch
 
 SGD = settings()
@@ -61,6 +62,24 @@ def test_a_resumed_training_ends_as_an_unbroken_one_to_the_bit(name, workers, br
     resumed, again = train(tmp_path / "last.pth", how=how, workers=workers, breaks=breaks)
     assert_same(resumed, weights)
     assert losses(again) == losses(history)
+
+
+def test_what_a_detector_draws_by_itself_is_drawn_alike_after_a_break(monkeypatch, tmp_path):
+    losses_alone = Detector.losses
+
+    def noisy(self, images, targets):
+        return {key: value * torch.rand(()) for key, value in losses_alone(self, images, targets).items()}
+
+    monkeypatch.setattr(Detector, "losses", noisy)
+    state = torch.random.get_rng_state()
+    weights, history = train(None, how=SGD)
+    torch.manual_seed(123)
+    resumed, again = train(tmp_path / "last.pth", how=SGD, breaks=(1, STEPS + 1))
+    assert_same(resumed, weights)
+    assert losses(again) == losses(history)
+    other, _ = train(None, how=settings(seed=1))
+    assert any(not torch.equal(other[key], weights[key]) for key in weights)
+    torch.random.set_rng_state(state)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
