@@ -1,0 +1,250 @@
+"""One trial of the quality benchmark: a dense detector cut by a method, recovered and scored."""
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from benchmarks.main_job import machine
+from benchmarks.peers import SELECTIONS, plan_for, selected
+from compress.calibration import calibration_batches, recalibrated
+from compress.cost import cost_of, subject
+from compress.graph import trace
+from compress.probe import Keep
+from compress.pruning import carry_out
+from compress.recipe import Recipe
+from compress.schedule import plan_round
+from compress.session import loader_of, open_all, predictions_of, terms_of
+from detectors.checkpoint import fingerprint, save
+from detectors.config import load, values_of
+from detectors.data import Dataset
+from detectors.engine.distributed import Place
+from detectors.engine.loop import fit
+from detectors.evaluation import METRICS
+from detectors.evaluation.bootstrap import resamples
+from detectors.models import build
+from detectors.models.base import Detector
+
+Split = Literal["val", "test"]
+Recovery = Literal["plain", "ours"]
+
+RESAMPLES = 500
+
+# What our planner is told by each method that it serves.
+OURS = {"prune.criterion": "column_subset", "prune.choice": "knapsack"}
+PLANNED: dict[str, dict[str, str]] = {
+    "ours": OURS,
+    "uniform L1": {"prune.criterion": "l1", "prune.choice": "uniform"},
+    "uniform random": {"prune.criterion": "random", "prune.choice": "uniform"},
+}
+# The shape that ours gives, with fresh weights and the epochs of training and fine-tuning together; the dense
+# detector, fine-tuned for as long.
+CONTROLS = ("from scratch", "dense, fine-tuned")
+METHODS = (*PLANNED, *SELECTIONS, *CONTROLS)
+
+RECOVERIES: dict[Recovery, dict[str, str]] = {
+    "plain": {
+        "prune.compensate": "none",
+        "prune.recalibrate": "none",
+        "distill.predictions": "0",
+        "distill.attention": "0",
+    },
+    "ours": {"prune.compensate": "refit", "prune.recalibrate": "norms"},
+}
+# What ours is without each of its ingredients.
+WITHOUT: dict[str, dict[str, str]] = {
+    "column subsets (L1 instead)": {"prune.criterion": "l1"},
+    "the knapsack (uniform instead)": {"prune.choice": "uniform"},
+    "the refit of consumers": {"prune.compensate": "none"},
+    "norms measured anew": {"prune.recalibrate": "none"},
+    "distilled predictions": {"distill.predictions": "0"},
+    "distilled attention": {"distill.attention": "0"},
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is run.
+
+    Attributes:
+        method: of `METHODS`.
+        share: of the dense detector's MACs, 0..1.
+        recovery: between cut and score.
+        lr: of the fine-tuning.
+        seed: of scores, order and augmentation.
+        split: what it is scored on.
+        without: an ingredient of `WITHOUT` that is switched off; empty: none.
+    """
+
+    method: str
+    share: float
+    recovery: Recovery
+    lr: float
+    seed: int
+    split: Split
+    without: str = ""
+
+    @property
+    def overrides(self) -> list[str]:
+        """The recipe's keys that this trial sets."""
+        keys = {
+            **PLANNED.get(self.method, OURS),
+            **RECOVERIES[self.recovery],
+            **WITHOUT.get(self.without, {}),
+            "prune.budget.macs": f"{100 * self.share:g}%",
+            "finetune.lr": f"{self.lr}",
+            "finetune.seed": f"{self.seed}",
+        }
+        return [f"{key}={value}" for key, value in keys.items()]
+
+
+@dataclass
+class Bench:
+    """A data set to compare methods on, and where its results lie.
+
+    Attributes:
+        recipe: file of the recipe.
+        overrides: `key=value` for every trial and the dense training.
+        tuning: the same beside them where val is scored: what is trained on must then not hold val.
+        folder: results, a JSON file for each trial.
+        models: dense detectors, trained where there is none yet.
+    """
+
+    recipe: str
+    overrides: tuple[str, ...]
+    tuning: tuple[str, ...]
+    folder: Path
+    models: Path
+    _opened: dict[str, tuple[Detector, list[Dataset]]] = field(default_factory=dict)
+
+    @cached_property
+    def place(self) -> Place:
+        """This process."""
+        return Place(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def load(self, split: Split, *overrides: str) -> Recipe:
+        """The recipe with the overrides of a split and others."""
+        tuning = self.tuning if split == "val" else ()
+        return load(Recipe, self.recipe, [*self.overrides, *tuning, *overrides])
+
+    def dense(self, split: Split, seed: int = 0) -> Path:
+        """The dense detector that trials on a split start from; trained if it is not there."""
+        path = self.models / f"{Path(self.recipe).stem}_{split}_seed{seed}.pth"
+        if not path.exists():
+            recipe = self.load(split, f"train.seed={seed}")
+            detector, (training, _) = open_all(recipe, ["train", "test"], self.place)
+            self._train(detector, recipe, training, path.with_suffix(".state.pth"), recipe.train.epochs)
+            save(detector, path)
+            path.with_suffix(".state.pth").unlink()
+        return path
+
+    def result(self, trial: Trial) -> dict[str, Any]:
+        """What a trial came to, from its file or by running it."""
+        recipe = self.load(trial.split, *trial.overrides)
+        detector, (training, test) = self._open(trial.split)
+        settings = {
+            key: value for key, value in values_of(recipe).items() if not key.startswith(("model", "out"))
+        }
+        facts = {"trial": asdict(trial), "dense": fingerprint(detector)[:16], "settings": settings}
+        digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
+        path = self.folder / f"{digest}.json"
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+        started = time.monotonic()
+        with _seeded(trial.seed):
+            found = self._run(trial, recipe, detector, training, test)
+        facts |= {**found, "seconds": round(time.monotonic() - started), "date": date.today().isoformat()}
+        facts["machine"] = machine() if self.place.device.type == "cpu" else torch.cuda.get_device_name()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        return facts
+
+    def score_of_dense(self, split: Split, seed: int = 0) -> dict[str, Any]:
+        """Score of a dense detector, with resamples to pair with those of trials."""
+        recipe = self.load(split, f"model={self.dense(split, seed)}")
+        detector, (_, test) = open_all(recipe, ["train", "test"], self.place)
+        return _scored(recipe, detector, test, self.place)
+
+    def _open(self, split: Split) -> tuple[Detector, list[Dataset]]:
+        if split not in self._opened:
+            recipe = self.load(split, f"model={self.dense(split)}")
+            self._opened[split] = open_all(recipe, ["train", "test"], self.place)
+        return self._opened[split]
+
+    def _run(
+        self, trial: Trial, recipe: Recipe, dense: Detector, training: Dataset, test: Dataset
+    ) -> dict[str, Any]:
+        slim, epochs = copy.deepcopy(dense), recipe.finetune.epochs
+        facts: dict[str, Any] = {}
+        if trial.method != "dense, fine-tuned":
+            keep = self._keep(trial, recipe, dense, training)
+            scratch = trial.method == "from scratch"
+            whole = build(dense.spec.name, dense.spec.classes, **dense.spec.options) if scratch else dense
+            whole.postprocess = dense.postprocess
+            whole.to(self.place.device)
+            graph = trace(*subject(whole))
+            slim = carry_out(whole, graph, plan_for(graph, keep))
+            if scratch:
+                epochs += recipe.train.epochs
+            else:
+                recalibrated(recipe, dense, slim, keep, training, self.place)
+                facts["before"] = _scored(recipe, slim, test, self.place, count=0)["score"]
+        self._train(slim, recipe, training, None, epochs, dense if trial.recovery == "ours" else None)
+        macs = cost_of(slim).macs / cost_of(dense).macs
+        return {**facts, "macs": macs, **_scored(recipe, slim, test, self.place)}
+
+    def _keep(self, trial: Trial, recipe: Recipe, dense: Detector, training: Dataset) -> Keep:
+        if trial.method not in SELECTIONS:
+            return plan_round(recipe, 1, dense, training, self.place)[1].keep
+        network, image = subject(dense)
+        batch = next(calibration_batches(recipe, dense, training, self.place, batch=64))
+
+        def loss(model: torch.nn.Module) -> torch.Tensor:
+            maps: Any = model(dense.normalise(batch.images))
+            return torch.stack(list(dense.loss(dense.outputs(maps), batch.targets).values())).sum()
+
+        limit = int(trial.share * cost_of(dense).macs)
+        return selected(trial.method, network, trace(network, image), image, limit, loss)
+
+    def _train(
+        self,
+        detector: Detector,
+        recipe: Recipe,
+        training: Dataset,
+        state: Path | None,
+        epochs: int,
+        teacher: Detector | None = None,
+    ) -> None:
+        settings = replace(recipe.finetune if state is None else recipe.train, epochs=epochs)
+        loader = loader_of(recipe, settings, training, detector, self.place)
+        terms = terms_of(recipe, settings, detector, teacher=teacher)
+        if state is not None:
+            state.parent.mkdir(parents=True, exist_ok=True)
+        fit(detector, loader, settings, place=self.place, terms=terms, state_file=state)
+
+
+def _scored(
+    recipe: Recipe, detector: Detector, test: Dataset, place: Place, count: int = RESAMPLES
+) -> dict[str, Any]:
+    """Score, and the scores of resampled images: the same ones for every trial, so that they pair."""
+    found = predictions_of(recipe, detector, test, place)
+    measured = METRICS[recipe.eval.metric](found.detections, found.targets, detector.spec.classes)
+    values = measured.values(resamples(len(found.targets), count, 0)) if count else []
+    return {"score": measured.value, "resampled": [round(float(value), 5) for value in values]}
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
