@@ -1,16 +1,19 @@
-"""Which way of cutting keeps the most: python -m benchmarks.quality SET [key=value ...] [--hours H] [--tables].
+"""Which way of cutting keeps the most: python -m benchmarks.quality SET [key=value ...] [--hours H].
 
 SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`). Every method cuts the same dense
-detector once and gets the same epochs of fine-tuning; its learning rate is the best of three on the val split,
-at 5 % of the MACs. Then test is read once for each method, share and seed. Each trial leaves a JSON file in
-benchmarks/results/quality/SET, named by its settings, so that the command goes on where it was stopped; `--hours`
-ends it in time, `--tables` only writes benchmarks/results/quality_SET.md from what is there.
+detector once and gets the same epochs of fine-tuning; its learning rate is the best of three on the val
+split, at 5 % of the MACs. Then test is read once for each method, share and seed. Each trial leaves a JSON
+file in benchmarks/results/quality/SET, named by its settings, so that the command goes on where it was
+stopped; `--hours` ends it in time, `--tables` only writes benchmarks/results/quality_SET.md from what is
+there.
 
-The dense detector is weights/SET_test_seed0.pth (and _val_ where val is held out), trained by the recipe where
-it is missing. Intervals are paired 95 % bootstrap intervals over the test images, of the mean over seeds.
+The dense detector is weights/SET_test_seed0.pth (and SET_val_seed0.pth, which has not seen val), trained by
+the recipe where it is missing. Intervals are paired 95 % bootstrap intervals over the test images, of the
+mean over seeds.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,14 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.trials import CONTROLS, METHODS, WITHOUT, Bench, Recovery, Trial
+from benchmarks.trials import METHODS, WITHOUT, Bench, OutOfTime, Recovery, Trial
 from detectors.evaluation.bootstrap import interval
 
 ROOT = Path(__file__).parent.parent
 RATES = (2e-3, 4e-3, 8e-3)
 SHARES = (0.10, 0.05, 0.025)
 SEEDS = {0.05: (0, 1, 2)}
-# Recipe, what holds val out of the training, whose val chooses the learning rates.
+TABLES: dict[Recovery, str] = {
+    "plain": "Each method with plain fine-tuning, ours with its own recovery",
+    "ours": "Every method with our recovery",
+}
+# Recipe, what holds val out of the training, and the set whose val chooses the learning rates.
 SETS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "hard": ("recipes/hard.yaml", ("data.test=[val]",), "hard"),
     "bccd": ("recipes/bccd.yaml", ("data.train=[train]", "data.test=[val]"), "bccd"),
@@ -33,80 +40,64 @@ SETS: dict[str, tuple[str, tuple[str, ...], str]] = {
 }
 
 
-def bench_of(name: str, overrides: Sequence[str] = ()) -> Bench:
-    """The bench of a data set."""
+def bench_of(name: str, overrides: Sequence[str] = (), deadline: float = math.inf) -> Bench:
+    """The bench of a data set; `deadline` as of `time.monotonic`."""
     recipe, tuning, _ = SETS[name]
     folder = ROOT / "benchmarks" / "results" / "quality" / name
-    return Bench(str(ROOT / recipe), tuple(overrides), tuning, folder, ROOT / "weights")
+    return Bench(str(ROOT / recipe), tuple(overrides), tuning, folder, ROOT / "weights", deadline)
 
 
 def recovery_of(method: str, table: Recovery) -> Recovery:
-    """Ours always recovers by itself; the controls that train from nothing new have no cut to recover from."""
+    """Ours recovers in its own way in both tables."""
     return "ours" if method == "ours" else table
 
 
-def tuning_trials(method: str, table: Recovery) -> list[Trial]:
-    """What is scored on val to choose a learning rate."""
-    return [Trial(method, 0.05, recovery_of(method, table), rate, 0, "val") for rate in RATES]
-
-
-def test_trials(method: str, table: Recovery, share: float, rate: float, without: str = "") -> list[Trial]:
-    """What is scored on test, for each seed."""
-    seeds = (0,) if without else SEEDS.get(share, (0,))
-    return [
-        Trial(method, share, recovery_of(method, table), rate, seed, "test", without) for seed in seeds
-    ]
-
-
-def main() -> None:
-    """Runs the trials that have no result yet, the most telling first, and writes the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("set", choices=SETS)
-    parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--hours", type=float, default=float("inf"))
-    parser.add_argument("--tables", action="store_true")
-    given = parser.parse_args()
-    bench = bench_of(given.set, given.overrides)
-    end = time.monotonic() + 3600 * given.hours
-    if not given.tables:
-        for trial in wanted(bench, bench_of(SETS[given.set][2], given.overrides)):
-            if time.monotonic() > end:
-                print("out of time; the same command goes on")
-                break
-            facts = bench.result(trial)
-            print(f"{facts['score']:.4f} {facts['seconds']:4d} s  {trial}", flush=True)
-    text = tables(given.set, bench)
-    (ROOT / "benchmarks" / "results" / f"quality_{given.set}.md").write_text(text, encoding="utf-8")
-    print(text)
-
-
-def wanted(bench: Bench, chooser: Bench) -> Iterator[Trial]:
-    """All trials in turn; the rate of each method is known once its tuning trials are done."""
-    for share in (0.05, 0.025, 0.10):
-        for table in ("plain", "ours"):
-            for method in METHODS:
-                rate = yield from chosen(chooser, method, table, same=bench is chooser)
-                yield from test_trials(method, table, share, rate)
-    rate = yield from chosen(chooser, "ours", "ours", same=bench is chooser)
-    for without in WITHOUT:
-        yield from test_trials("ours", "ours", 0.025, rate, without)
-
-
-def chosen(chooser: Bench, method: str, table: Recovery, *, same: bool) -> Any:
-    """The rate that scores best on val, once its trials are yielded (and so run) where they are not done."""
-    trials = tuning_trials(method, table)
-    if same or chooser.recipe == "":
-        yield from trials
+def rate_of(chooser: Bench, method: str, table: Recovery) -> float:
+    """The learning rate that scores best on val, at 5 % of the MACs."""
+    trials = [Trial(method, 0.05, recovery_of(method, table), rate, 0, "val") for rate in RATES]
     return max(trials, key=lambda trial: chooser.result(trial)["score"]).lr
 
 
-def tables(name: str, bench: Bench) -> str:
+def trials_of(method: str, table: Recovery, share: float, rate: float) -> list[Trial]:
+    """What is scored on test: a trial for each seed."""
+    recovery = recovery_of(method, table)
+    return [Trial(method, share, recovery, rate, seed, "test") for seed in SEEDS.get(share, (0,))]
+
+
+def wanted(chooser: Bench) -> Iterator[Trial]:
+    """All trials on test, the most telling first."""
+    for share in (0.05, 0.025, 0.10):
+        for table in TABLES:
+            for method in METHODS:
+                yield from trials_of(method, table, share, rate_of(chooser, method, table))
+    rate = rate_of(chooser, "ours", "ours")
+    for without in WITHOUT:
+        yield Trial("ours", 0.025, "ours", rate, 0, "test", without)
+
+
+def tables(name: str, bench: Bench, chooser: Bench) -> str:
     """All results as Markdown; what has not been run is a dash."""
+    chooser.deadline = bench.deadline = -math.inf  # only what is there
     parts = [f"`python -m benchmarks.quality {name}`"]
-    return "\n".join(parts) + "\n"
+    for table, title in TABLES.items():
+        rows = [["method", "lr", *(f"{share:.1%} of the MACs" for share in SHARES)]]
+        for method in METHODS:
+            try:
+                rate = rate_of(chooser, method, table)
+            except OutOfTime:
+                continue
+            cells = [
+                _cell(bench, method, table, share, rate, _ours(bench, chooser, share)) for share in SHARES
+            ]
+            rows.append([method, f"{rate:g}", *cells])
+        parts.append(f"{title}:\n\n{_markdown(rows)}")
+    parts.append(f"Ours without each ingredient:\n\n{_markdown(_ablation(bench, chooser))}")
+    return "\n\n".join(parts) + "\n"
 
 
-def difference(ours: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
+def difference(
+    ours: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]
+) -> tuple[float, float, float]:
     """By how much others score above ours, means over seeds, and the paired 95 % interval."""
 
     def mean(key: str, facts: Sequence[dict[str, Any]]) -> Any:
@@ -117,6 +108,78 @@ def difference(ours: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]])
     return value, low, high
 
 
+def _found(bench: Bench, trials: Sequence[Trial]) -> list[dict[str, Any]] | None:
+    """The results of trials; None unless all are there."""
+    try:
+        return [bench.result(trial) for trial in trials]
+    except OutOfTime:
+        return None
+
+
+def _ours(bench: Bench, chooser: Bench, share: float) -> list[dict[str, Any]] | None:
+    try:
+        return _found(bench, trials_of("ours", "ours", share, rate_of(chooser, "ours", "ours")))
+    except OutOfTime:
+        return None
+
+
+def _cell(
+    bench: Bench, method: str, table: Recovery, share: float, rate: float, ours: list[dict[str, Any]] | None
+) -> str:
+    facts = _found(bench, trials_of(method, table, share, rate))
+    if facts is None:
+        return "-"
+    mean = f"{np.mean([one['score'] for one in facts]):.3f}"
+    return mean if method == "ours" or ours is None else f"{mean} ({_against(ours, facts)})"
+
+
+def _ablation(bench: Bench, chooser: Bench) -> list[list[str]]:
+    rows = [["without", "AP at 2.5%", "change"]]
+    ours = _ours(bench, chooser, 0.025)
+    if ours is None:
+        return rows
+    rate = rate_of(chooser, "ours", "ours")
+    rows.append(["nothing", f"{ours[0]['score']:.3f}", ""])
+    for without in WITHOUT:
+        facts = _found(bench, [Trial("ours", 0.025, "ours", rate, 0, "test", without)])
+        if facts is not None:
+            rows.append([without, f"{facts[0]['score']:.3f}", _against(ours, facts)])
+    return rows
+
+
+def _against(ours: Sequence[dict[str, Any]], facts: Sequence[dict[str, Any]]) -> str:
+    value, low, high = difference(ours, facts)
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = [rows[0], ["---"] + ["---:"] * (len(rows[0]) - 1), *rows[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+
+
+def main() -> None:
+    """Runs the trials that have no result yet and writes the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--hours", type=float, default=math.inf)
+    parser.add_argument("--tables", action="store_true")
+    given = parser.parse_args()
+    deadline = -math.inf if given.tables else time.monotonic() + 3600 * given.hours
+    bench = bench_of(given.set, given.overrides, deadline)
+    chosen_by = SETS[given.set][2]
+    chooser = bench if chosen_by == given.set else bench_of(chosen_by, (), deadline)
+    try:
+        for trial in wanted(chooser):
+            bench.result(trial)
+    except OutOfTime:
+        print("not all trials are done; the same command goes on")
+    text = tables(given.set, bench, chooser)
+    (ROOT / "benchmarks" / "results" / f"quality_{given.set}.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
 if __name__ == "__main__":
     main()
-__all__ = ["CONTROLS", "SHARES"]

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,6 +72,10 @@ WITHOUT: dict[str, dict[str, str]] = {
 }
 
 
+class OutOfTime(Exception):
+    """A trial that has no result yet would begin after the deadline."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """What is run.
@@ -117,6 +122,7 @@ class Bench:
         tuning: the same beside them where val is scored: what is trained on must then not hold val.
         folder: results, a JSON file for each trial.
         models: dense detectors, trained where there is none yet.
+        deadline: of `time.monotonic`, after which no trial is begun.
     """
 
     recipe: str
@@ -124,6 +130,7 @@ class Bench:
     tuning: tuple[str, ...]
     folder: Path
     models: Path
+    deadline: float = math.inf
     _opened: dict[str, tuple[Detector, list[Dataset]]] = field(default_factory=dict)
 
     @cached_property
@@ -140,6 +147,8 @@ class Bench:
         """The dense detector that trials on a split start from; trained if it is not there."""
         path = self.models / f"{Path(self.recipe).stem}_{split}_seed{seed}.pth"
         if not path.exists():
+            if time.monotonic() > self.deadline:
+                raise OutOfTime
             recipe = self.load(split, f"train.seed={seed}")
             detector, (training, _) = open_all(recipe, ["train", "test"], self.place)
             self._train(detector, recipe, training, path.with_suffix(".state.pth"), recipe.train.epochs)
@@ -161,12 +170,15 @@ class Bench:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return found
         started = time.monotonic()
+        if started > self.deadline:
+            raise OutOfTime
         with _seeded(trial.seed):
             found = self._run(trial, recipe, detector, training, test)
         facts |= {**found, "seconds": round(time.monotonic() - started), "date": date.today().isoformat()}
         facts["machine"] = machine() if self.place.device.type == "cpu" else torch.cuda.get_device_name()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        print(f"{facts['score']:.4f} {facts['seconds']:4d} s  {trial}", flush=True)
         return facts
 
     def score_of_dense(self, split: Split, seed: int = 0) -> dict[str, Any]:

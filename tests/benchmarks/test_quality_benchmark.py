@@ -1,0 +1,104 @@
+"""The quality benchmark: every method runs within its budget, results are kept by settings, and they pair."""
+
+import math
+
+import pytest
+import yaml
+
+from benchmarks import quality
+from benchmarks.trials import METHODS, WITHOUT, Bench, OutOfTime, Trial
+
+RECIPE = {
+    "detector": {"name": "ssd_vgg16_bn", "size": [64, 64], "width": 0.125},
+    "data": {
+        "name": "synthetic",
+        "train": ["train"],
+        "test": ["test"],
+        "augment": "none",
+        "workers": 0,
+        "cache": "ram",
+        "synthetic": {
+            "classes": 2,
+            "train": 8,
+            "val": 4,
+            "test": 6,
+            "size": [64, 64],
+            "objects": [1, 2],
+            "object_size": [0.3, 0.6],
+        },
+    },
+    "train": {"epochs": 1, "batch": 4},
+    "finetune": {"epochs": 1, "batch": 4},
+    "eval": {"metric": "coco"},
+    "prune": {"multiple": 1, "calibration_images": 8},
+    "distill": {"predictions": 1.0, "attention": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("quality")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    return Bench(str(folder / "tiny.yaml"), (), ("data.test=[val]",), folder / "results", folder / "models")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("recovery", ["plain", "ours"])
+def test_every_method_is_cut_within_the_budget_and_scored(method: str, recovery: str, bench: Bench) -> None:
+    facts = bench.result(Trial(method, 0.3, recovery, 1e-3, 0, "test"))
+    assert len(facts["resampled"]) == 500
+    assert 0 <= facts["score"] <= 1
+    if method == "dense, fine-tuned":
+        assert facts["macs"] == 1
+    else:
+        assert 0.15 < facts["macs"] <= 0.3
+    before = "before" in facts
+    assert before == (method not in ("dense, fine-tuned", "from scratch"))
+
+
+def test_a_result_is_read_from_its_file_and_another_setting_has_another(bench: Bench) -> None:
+    trial = Trial("uniform L1", 0.3, "plain", 1e-3, 0, "test")
+    first = bench.result(trial)
+    count = len(list(bench.folder.iterdir()))
+    ended = Bench(bench.recipe, (), bench.tuning, bench.folder, bench.models, -math.inf)
+    assert ended.result(trial) == first
+    with pytest.raises(OutOfTime):
+        ended.result(Trial("uniform L1", 0.3, "plain", 2e-3, 0, "test"))
+    assert len(list(bench.folder.iterdir())) == count
+
+
+def test_val_is_scored_by_a_detector_of_its_own(bench: Bench) -> None:
+    facts = bench.result(Trial("ours", 0.3, "ours", 1e-3, 0, "val"))
+    assert facts["settings"]["data.test"] == ["val"]
+    names = {path.name for path in bench.models.iterdir()}
+    assert names == {"tiny_test_seed0.pth", "tiny_val_seed0.pth"}
+
+
+def test_each_ingredient_can_be_left_out() -> None:
+    whole = Trial("ours", 0.3, "ours", 1e-3, 0, "test").overrides
+    for without in WITHOUT:
+        less = Trial("ours", 0.3, "ours", 1e-3, 0, "test", without).overrides
+        assert len(set(whole) ^ set(less)) in (1, 2)
+
+
+def test_differences_pair_the_resamples_and_average_the_seeds() -> None:
+    ours = [{"score": 0.5, "resampled": [0.4, 0.5, 0.6]}, {"score": 0.7, "resampled": [0.6, 0.7, 0.8]}]
+    others = [{"score": 0.3, "resampled": [0.2, 0.3, 0.4]}]
+    value, low, high = quality.difference(ours, others)
+    assert (value, low, high) == pytest.approx((-0.3, -0.3, -0.3))
+
+
+def test_the_tables_show_what_is_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "RATES", (1e-3,))
+    monkeypatch.setattr(quality, "SHARES", (0.05, 0.025))
+    monkeypatch.setattr(quality, "SEEDS", {})
+    for table in quality.TABLES:
+        for method in ("ours", "uniform L1"):
+            rate = quality.rate_of(bench, method, table)
+            for trial in quality.trials_of(method, table, 0.05, rate):
+                bench.result(trial)
+    text = quality.tables("hard", bench, bench)
+    rows = [line for line in text.splitlines() if line.startswith("| uniform L1")]
+    assert len(rows) == 2
+    assert all(row.endswith("| - |") and "[" in row for row in rows)
+    assert text.startswith("`python -m benchmarks.quality hard`\n")
