@@ -5,16 +5,26 @@ from typing import Any
 
 import pytest
 from small_detectors import small
+from tiny_runs import ALONE, tiny_recipe
 
 from compress.cost import cost_of
+from compress.groups import Graph
+from compress.plan import Plan
 from compress.pruning import carry_out
-from compress.recipe import BudgetConfig, PruneConfig
-from compress.schedule import budget_of_round, plan_round
+from compress.recipe import BudgetConfig, PruneConfig, Recipe
+from compress.schedule import budget_of_round, check, plan_round
+from detectors.data import build as build_data
 from detectors.errors import ConfigError, PlanError
+from detectors.models.base import Detector
 
 
 def settings_of(*budgets: dict[str, str], **others: Any) -> PruneConfig:
     return PruneConfig(budgets=[BudgetConfig(**budget) for budget in budgets], multiple=1, **others)
+
+
+def planned(settings: PruneConfig, number: int, detector: Detector, first: Any = None) -> tuple[Graph, Plan]:
+    training = build_data(tiny_recipe().data, "train")
+    return plan_round(Recipe(prune=settings), number, detector, training, ALONE, first)
 
 
 def test_there_are_as_many_rounds_as_budgets() -> None:
@@ -28,7 +38,7 @@ def test_each_round_meets_the_budget_given_for_it_in_shares_of_the_first_model()
     first = detector = small(width=0.125)
     widths, whole = None, cost_of(first)
     for number in (1, 2, 3):
-        graph, plan = plan_round(settings, number, detector, whole, widths)
+        graph, plan = planned(settings, number, detector, widths and (whole, widths))
         widths = widths or {group.name: group.channels for group in graph.groups}
         budget = budget_of_round(settings, whole, number)
         assert budget.holds(plan.after)
@@ -57,7 +67,7 @@ def test_budgets_that_cannot_be_are_refused_before_the_first_round(
 ) -> None:
     detector = small(width=0.125)
     with pytest.raises(PlanError, match=message):
-        plan_round(settings_of(*budgets), 1, detector, cost_of(detector))
+        check(Recipe(prune=settings_of(*budgets)), detector)
 
 
 @pytest.mark.parametrize(
@@ -86,11 +96,11 @@ def test_recipe_settings_of_the_knapsack_reach_the_plan() -> None:
     settings = PruneConfig(
         budget=BudgetConfig(macs="40%"), multiple=1, choice="knapsack", caps={"extras.*": 0.1}, bounds=None
     )
-    _, plan = plan_round(settings, 1, detector, cost_of(detector))
+    _, plan = planned(settings, 1, detector)
     extras = [pair for name, pair in plan.widths.items() if name.startswith("extras")]
     assert extras
     assert all(after >= 0.9 * before for before, after in extras)
     settings.bounds, settings.caps = [1.0, 1.0], {}
-    _, tied = plan_round(settings, 1, detector, cost_of(detector))
+    _, tied = planned(settings, 1, detector)
     settings.choice = "uniform"
-    assert plan_round(settings, 1, detector, cost_of(detector))[1] == tied
+    assert planned(settings, 1, detector)[1] == tied
