@@ -27,8 +27,8 @@ from benchmarks.main_job import machine
 from compress.budget import Budget
 from compress.cost import cost_of, subject
 from compress.graph import trace
-from compress.module import make_plan
 from compress.plan import Rules
+from compress.planning import make_plan
 from compress.pruning import carry_out
 from detectors.boxes import area
 from detectors.models import build

@@ -9,7 +9,7 @@ from torch import Tensor
 from compress.budget import Budget
 from compress.groups import Graph, Group
 from compress.knapsack import knapsack_widths
-from compress.plan import Rules, Widths, check_globs, names, selectable
+from compress.plan import Rules, Widths, check_globs, is_share, names, selectable
 from compress.pricing import PRICES, Price
 from compress.reach import Task, filled, task_of
 from detectors.errors import PlanError
@@ -74,7 +74,9 @@ def check_choice(
     """Raises PlanError for settings that are unknown or contradict each other."""
     for key, value, known in (("choice", choice, CHOICES), ("order", order, ORDERS)):
         if value not in known:
-            raise PlanError(f"prune.{key}={value!r} is unknown{did_you_mean(value, known)}")
+            raise PlanError(f"prune.{key}={value!r} is unknown{did_you_mean(str(value), known)}")
+    if ratios is not None and not isinstance(ratios, Mapping):
+        raise PlanError(f"prune.ratios={ratios!r} names no layers; write {{'*': {ratios!r}}} or prune.ratio")
     limited = any(limit is not None for limit in budget.limits().values())
     told = {"a budget": limited, "prune.ratio": ratio is not None, "prune.ratios": bool(ratios)}
     given = [key for key, there in told.items() if there]
@@ -227,5 +229,5 @@ def _left(group: Group, ratio: float, rules: Rules) -> int:
 
 
 def _check_ratio(key: str, ratio: float) -> None:
-    if not 0 <= ratio < 1:
-        raise PlanError(f"{key}{ratio} is not a share from 0 to below 1")
+    if not is_share(ratio) or ratio == 1:
+        raise PlanError(f"{key}{ratio!r} is not a share from 0 to below 1, such as 0.3")

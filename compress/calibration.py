@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import nn
 
 from compress.compensate import compensated, rescaled
@@ -17,6 +16,7 @@ from compress.inputs import copied
 from compress.probe import Keep, narrowed
 from compress.recalibrate import batch_norm_statistics
 from compress.recipe import Recipe
+from compress.scoring import detection_loss, regroups
 from detectors.data import Dataset
 from detectors.data.loader import train_loader
 from detectors.engine.console import steps
@@ -67,15 +67,8 @@ def evidence_of(
     seed, needs = recipe.finetune.seed, CRITERIA[recipe.prune.criterion].needs
     if not needs:
         return Evidence(seed=seed)
-
-    def loss(_: nn.Module, batch: Batch) -> torch.Tensor:
-        return torch.stack(list(detector.losses(batch.images, batch.targets).values())).sum()
-
-    network, _ = subject(detector)
     first = next(calibration_batches(recipe, detector, training, place))
-    tried = gather(network, graph.groups, [first], loss, needs=["gradients"], seed=seed)
-    # A second stage mixes the images of a batch: then each is a batch.
-    size = None if len(tried.batches) == len(first.targets) else 1
+    size = 1 if regroups(detector, graph, first, seed=seed) else None
 
     def shown() -> Iterator[Batch]:
         count = min(recipe.prune.calibration_images, len(training))
@@ -87,7 +80,8 @@ def evidence_of(
                 yield found
                 report(f"{count} images", images=len(found.targets))
 
-    return gather(network, graph.groups, shown(), loss, needs=needs, seed=seed)
+    network, _ = subject(detector)
+    return gather(network, graph.groups, shown(), detection_loss(detector), needs=needs, seed=seed)
 
 
 def recalibrated(

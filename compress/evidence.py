@@ -88,9 +88,13 @@ def gather(
     numbers: list[Tensor] = []
     with _still(model, seed), tapped(model, tally.readers, tally.see, backward=True):
         for number, batch in enumerate(batches):
-            value = loss(model, batch) * _images(
-                batch
-            )  # so that each image has its own, not its share of a mean
+            value = loss(model, batch)
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise PlanError(
+                    f"the loss gives {given} where a tensor of one number must be; add its parts up"
+                )
+            value = value * _images(batch)  # so that each image has its own, not its share of a mean
             if not bool(torch.isfinite(value)):
                 raise PlanError(
                     f"the loss is {value.item():g} on calibration batch {number + 1}: scores would mean "

@@ -4,26 +4,25 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from compress.allocation import allocate, check_choice
-from compress.budget import Budget, on_the_way, parse_limit
+from compress.budget import on_the_way
 from compress.cost import Cost, cost_of_layers
 from compress.criteria import CRITERIA
-from compress.evidence import Evidence
+from compress.evidence import Evidence, Loss, gather
 from compress.graph import trace
-from compress.groups import Graph, Group
+from compress.groups import Graph
 from compress.inputs import Inputs
-from compress.plan import Plan, Rules, plan_of
+from compress.plan import Rules
+from compress.planning import Choice, lacking, limits_of, make_plan, planned, rules_of
 from compress.reach import check_reachable, smallest_cost
-from compress.surgery import cut, masked
+from compress.surgery import cut
 from detectors.errors import PlanError
 from detectors.modes import evaluating
-
-Choice: TypeAlias = Literal["uniform", "global", "knapsack"]
 
 # Makes an optimizer for some parameters.
 Optimiser: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -46,6 +45,9 @@ def prune_module(
     largest_cut: float = 0.9,
     caps: Mapping[str, float] | None = None,
     bounds: tuple[float, float] | None = (0.6, 2.0),
+    loss: Loss | None = None,
+    batches: Iterable[Any] | None = None,
+    seed: int = 0,
 ) -> nn.Module:
     """A slim copy of any network, cut once and proven equal to the masked one; not fine-tuned.
 
@@ -65,10 +67,25 @@ def prune_module(
         largest_cut: largest share of a group that goes.
         caps: glob of layers -> largest share of them that goes.
         bounds: with the knapsack, least and most of the uniform plan's widths; None: any.
+        loss: `loss(network, batch)` gives a scalar, a mean over the images of the batch, in evaluation mode;
+            with `batches` for the criteria that look at data, such as fisher, and read by no other.
+        batches: calibration data in any form that `loss` takes; the first tensor in a batch has a row for
+            each image.
+        seed: of criteria that draw, and of the network's own draws in `loss`.
 
     Raises:
-        PlanError: a budget that cannot be met, or settings that contradict each other.
+        PlanError: a budget that cannot be met, settings that contradict each other, or a criterion that lacks
+            its data.
     """
+
+    def evidence(graph: Graph) -> Evidence:
+        needs = CRITERIA[criterion].needs
+        if not needs:
+            return Evidence(seed=seed)
+        if loss is None or batches is None:
+            raise lacking(criterion, "loss=... and batches=..., calibration data that the loss takes")
+        return gather(model, graph.groups, batches, loss, needs=needs, seed=seed)
+
     graph, plan = planned(
         model,
         inputs,
@@ -78,7 +95,8 @@ def prune_module(
         criterion=criterion,
         choice=choice,
         order=order,
-        rules=Rules(multiple, floor, largest_cut, tuple(skip), None, caps or {}, bounds),
+        rules=rules_of(multiple, floor, largest_cut, skip, caps, bounds),
+        evidence=evidence,
     )
     return cut(model, graph, plan, inputs)
 
@@ -115,6 +133,8 @@ def shrink(
     criterion: str = "l1",
     choice: Choice = "uniform",
     rules: Rules | None = None,
+    scoring: int = 32,
+    seed: int = 0,
 ) -> tuple[nn.Module, list[Row]]:
     """Approaches a budget in rounds of cutting and fine-tuning, by equal relative cuts, or cuts by ratios.
 
@@ -123,7 +143,8 @@ def shrink(
         inputs: as in `prune_module`.
         budget: as in `prune_module`; holds after the last round.
         ratios: as in `prune_module`, in every round, of the widths that it begins with.
-        loss: `loss(network, batch)` gives a scalar to minimise; the network is in training mode.
+        loss: `loss(network, batch)` gives a scalar to minimise; the network is in training mode, and in
+            evaluation mode where a criterion asks for gradients.
         batches: of training data, in any form that `loss` takes; read again from the start when they end.
         score: `score(network)` gives a number, higher or lower is better as you like; in evaluation mode.
         rounds: cuts.
@@ -132,113 +153,53 @@ def shrink(
         criterion: as in `prune_module`.
         choice: as in `prune_module`.
         rules: what every cut keeps to, with caps and bounds; None: the defaults of `prune_module`.
+        scoring: batches, at most and from the start, that criteria which look at data score on in each round.
+        seed: as in `prune_module`.
 
     Returns:
         The slim network, in the modes that the given one is in, and a row for each round from 0.
 
     Raises:
-        PlanError: the budget is out of reach.
+        PlanError: the budget is out of reach, or nothing can be scored on the batches.
         ValueError: no batches, or a loss that is not finite.
     """
+    for name, count, least in (("rounds", rounds, 1), ("steps", steps, 0), ("scoring", scoring, 1)):
+        if not isinstance(count, Integral) or count < least:
+            raise PlanError(f"{name}={count!r} is not a whole number of {least} or more")
     rules, slim = rules or Rules(), model
+    needs = CRITERIA[criterion].needs
     endless = _again_and_again(batches)
     rows: list[Row] = []
     for number in range(1, rounds + 1):
         graph = trace(slim, inputs)
         now = cost_of_layers(graph.layers)
         if not rows:
-            first, final = now, _limits(budget or {}, now)
+            first, final = now, limits_of(budget, now)
             rules = replace(rules, first_widths={group.name: group.channels for group in graph.groups})
             check_reachable(graph, final, rules, rounds)
             rows.append(Row(0, now, None, _scored(score, slim)))
         limits = on_the_way(final, first, number, rounds)
         if number < rounds:
             limits = limits.at_least(smallest_cost(graph, rules))
-        plan = make_plan(slim, graph, limits, rules, ratios=ratios, criterion=criterion, choice=choice)
+        evidence = partial(Evidence, seed=seed)
+        if needs:
+            few = itertools.islice(batches, scoring)
+            evidence = partial(gather, slim, graph.groups, few, loss, needs=needs, seed=seed)
+        plan = make_plan(
+            slim,
+            graph,
+            limits,
+            rules,
+            ratios=ratios,
+            criterion=criterion,
+            choice=choice,
+            evidence=evidence,
+        )
         slim = cut(slim, graph, plan, inputs)
         after_cut = _scored(score, slim)
         _fine_tune(slim, loss, itertools.islice(endless, steps), optimizer)
         rows.append(Row(number, plan.after, after_cut, _scored(score, slim)))
     return slim, rows
-
-
-def planned(
-    network: nn.Module,
-    inputs: Inputs,
-    *,
-    budget: Mapping[str, str | float] | None,
-    ratio: float | None,
-    ratios: Mapping[str, float] | None,
-    criterion: str,
-    choice: str,
-    order: str,
-    rules: Rules,
-) -> tuple[Graph, Plan]:
-    """The groups of a network and what stays of them; arguments as in `prune_module`."""
-    graph = trace(network, inputs)
-    limits = _limits(budget or {}, cost_of_layers(graph.layers))
-    plan = make_plan(
-        network,
-        graph,
-        limits,
-        rules,
-        ratio=ratio,
-        ratios=ratios,
-        criterion=criterion,
-        choice=choice,
-        order=order,
-    )
-    return graph, plan
-
-
-def make_plan(
-    network: nn.Module,
-    graph: Graph,
-    budget: Budget,
-    rules: Rules,
-    *,
-    ratio: float | None = None,
-    ratios: Mapping[str, float] | None = None,
-    criterion: str = "l1",
-    choice: str = "uniform",
-    order: str = "parallel",
-    evidence: Evidence | None = None,
-) -> Plan:
-    """Scores the groups of a network and chooses what stays; arguments as in `prune_module`."""
-    check_choice(budget, choice=choice, order=order, ratio=ratio, ratios=ratios)
-    score = CRITERIA[criterion]
-
-    def all_scores() -> dict[str, Tensor]:
-        return {group.name: score(network, group, evidence) for group in graph.groups}
-
-    widths = allocate(
-        graph,
-        all_scores,
-        budget,
-        rules,
-        choice=choice,
-        ratio=ratio,
-        ratios=ratios,
-        comparable=score.comparable,
-    )
-
-    def scores(group: Group, keep: dict[str, tuple[int, ...]]) -> Tensor:
-        judged = masked(network, graph, keep) if order == "sequential" and keep else network
-        return score(judged, group, evidence)
-
-    return plan_of(graph, widths, scores)
-
-
-def _limits(budget: Mapping[str, str | float], cost: Cost) -> Budget:
-    unknown = set(budget) - {"macs", "params"}
-    if unknown:
-        raise PlanError(f"budget: unknown cost {sorted(unknown)[0]!r}; there are macs and params")
-    return Budget(
-        **{
-            kind: parse_limit(text, getattr(cost, kind), f"prune.budget.{kind}")
-            for kind, text in budget.items()
-        }
-    )
 
 
 def _scored(score: Callable[[nn.Module], float], model: nn.Module) -> float:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from numbers import Integral, Real
+from typing import Any
 
 from torch import Tensor
 
@@ -41,24 +43,37 @@ class Rules:
     bounds: tuple[float, float] | None = (0.6, 2.0)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.multiple, Integral):
+            raise PlanError(f"prune.multiple={self.multiple!r} is not a whole number, such as 8")
         if self.multiple < 1:
             raise PlanError(f"prune.multiple={self.multiple} is below 1")
+        if not isinstance(self.skip, Sequence) or isinstance(self.skip, str):
+            raise PlanError(f"prune.skip={self.skip!r} is no list of globs, such as ['body.*']")
+        for glob in self.skip:
+            if not isinstance(glob, str):
+                raise PlanError(
+                    f"prune.skip: {glob!r} is no glob; give layers by their names, such as 'body.*'"
+                )
         for name in ("floor", "largest_cut"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise PlanError(f"prune.{name}={getattr(self, name)} is not between 0 and 1")
+            if not is_share(getattr(self, name)):
+                raise PlanError(f"prune.{name}={getattr(self, name)!r} is not between 0 and 1")
+        if not isinstance(self.caps, Mapping):
+            raise PlanError(f"prune.caps={self.caps!r} names no layers; write {{'*': {self.caps!r}}}")
         for pattern, cap in self.caps.items():
-            if not 0 <= cap <= 1:
-                raise PlanError(f"prune.caps: {pattern!r}: {cap} is not a share between 0 and 1")
+            if not is_share(cap):
+                raise PlanError(f"prune.caps: {pattern!r}: {cap!r} is not a share between 0 and 1")
             most = 1 - Decimal(str(self.floor))
             if Decimal(str(cap)) > most:
                 raise PlanError(
                     f"prune.caps: {pattern!r}: {cap} lets more go than prune.floor={self.floor}, which keeps "
                     f"that share of every layer; write at most {most} or lower prune.floor"
                 )
-        bounds = self.bounds
-        if bounds is not None and not (len(bounds) == 2 and 0 <= bounds[0] <= 1 <= bounds[1]):
+        bounds: Any = self.bounds
+        pair = isinstance(bounds, Sequence) and len(bounds) == 2 and all(isinstance(b, Real) for b in bounds)
+        if bounds is not None and not (pair and 0 <= bounds[0] <= 1 <= bounds[1]):
+            written = list(bounds) if isinstance(bounds, Sequence) else bounds
             raise PlanError(
-                f"prune.bounds={list(bounds)} does not hold the uniform width: write two multiples of it "
+                f"prune.bounds={written} does not hold the uniform width: write two multiples of it "
                 "around 1, such as [0.6, 2.0], or null"
             )
 
@@ -89,6 +104,11 @@ class Plan:
     widths: dict[str, tuple[int, int]]
     before: Cost
     after: Cost
+
+
+def is_share(value: Any) -> bool:
+    """Whether a value is a number from 0 to 1, also where a caller goes against the types."""
+    return isinstance(value, Real) and 0 <= float(value) <= 1
 
 
 def names(pattern: str, group: Group) -> bool:

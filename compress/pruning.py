@@ -1,16 +1,20 @@
 """One cut of a detector, from recipe settings to a proven slim copy."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from compress.cost import subject
+from compress.criteria import CRITERIA
+from compress.evidence import Evidence
 from compress.groups import Graph
-from compress.module import Choice, planned
-from compress.plan import Plan, Rules
+from compress.plan import Plan
+from compress.planning import Choice, lacking, planned, rules_of
+from compress.scoring import evidence_from
 from compress.surgery import cut
 from detectors.checkpoint import fingerprint
 from detectors.models.base import Detector
+from detectors.types import Batch
 
 
 def prune(
@@ -28,6 +32,8 @@ def prune(
     largest_cut: float = 0.9,
     caps: Mapping[str, float] | None = None,
     bounds: tuple[float, float] | None = (0.6, 2.0),
+    images: Iterable[Batch] | None = None,
+    seed: int = 0,
 ) -> Detector:
     """A slim copy of a detector, cut once and proven equal to the masked one; not fine-tuned.
 
@@ -46,10 +52,23 @@ def prune(
         largest_cut: largest share of a group that goes.
         caps: glob of layers -> largest share of them that goes.
         bounds: with the knapsack, least and most of the uniform plan's widths; None: any.
+        images: calibration batches with their boxes, of the detector's input size, for the criteria that look
+            at data, such as fisher; read by no other.
+        seed: of criteria that draw, and of the detector's own draws.
 
     Raises:
-        PlanError: a budget that cannot be met, or settings that contradict each other.
+        PlanError: a budget that cannot be met, settings that contradict each other, or a criterion that lacks
+            its data.
     """
+
+    def evidence(graph: Graph) -> Evidence:
+        needs = CRITERIA[criterion].needs
+        if not needs:
+            return Evidence(seed=seed)
+        if images is None:
+            raise lacking(criterion, "images=..., batches (detectors.types.Batch) of training images")
+        return evidence_from(detector, graph, images, needs=needs, seed=seed)
+
     network, inputs = subject(detector)
     graph, plan = planned(
         network,
@@ -60,7 +79,8 @@ def prune(
         criterion=criterion,
         choice=choice,
         order=order,
-        rules=Rules(multiple, floor, largest_cut, tuple(skip), None, caps or {}, bounds),
+        rules=rules_of(multiple, floor, largest_cut, skip, caps, bounds),
+        evidence=evidence,
     )
     return carry_out(detector, graph, plan)
 

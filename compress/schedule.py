@@ -9,8 +9,8 @@ from compress.criteria import CRITERIA
 from compress.evidence import Evidence
 from compress.graph import trace
 from compress.groups import Graph
-from compress.module import make_plan
 from compress.plan import Plan, Rules
+from compress.planning import make_plan
 from compress.reach import check_reachable, smallest_cost
 from compress.recipe import BudgetConfig, PruneConfig, Recipe
 from detectors.data import Dataset
@@ -84,7 +84,7 @@ def _planned(
         criterion=settings.criterion,
         choice=settings.choice,
         order=settings.order,
-        evidence=evidence,
+        evidence=lambda: evidence,
     )
 
 

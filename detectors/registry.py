@@ -44,8 +44,8 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         """The entry of that name; raises ConfigError with the nearest names where there is none."""
         self._search()
-        if name not in self._entries:
-            raise ConfigError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._entries)}")
+        if not isinstance(name, str) or name not in self._entries:
+            raise ConfigError(f"unknown {self.kind} {name!r}{did_you_mean(str(name), self._entries)}")
         return self._entries[name]
 
     def names(self) -> list[str]:

@@ -22,7 +22,8 @@ def test_every_command_ends_well_and_is_silent_on_stderr(chain: Chain) -> None:
 
 
 def test_the_files_of_the_chain(chain: Chain) -> None:
-    prune = {"ledger.jsonl", "recipe.yaml", "report.md", "round_01.pth", "round_02.pth", "slim.pth"}
+    rounds = {f"round_{number}.{kind}" for number in ("01", "02") for kind in ("plan.json", "pth")}
+    prune = {"ledger.jsonl", "recipe.yaml", "report.md", "slim.pth", *rounds}
     assert set(files_in(chain[0])) == {
         "tiny.yaml",
         *(f"weights/tiny/{name}" for name in ("last.pth", "model.pth", "recipe.yaml")),

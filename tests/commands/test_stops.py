@@ -88,7 +88,7 @@ def test_a_full_disk_while_a_prune_goes_on_loses_no_finished_phase(finished: Pat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "cannot write full/round_01.cut.pth" in done.error
-    assert sorted(files_in(finished / "full")) == ["ledger.jsonl", "recipe.yaml"]
+    assert sorted(files_in(finished / "full")) == ["ledger.jsonl", "recipe.yaml", "round_01.plan.json"]
     ledger = (finished / "full/ledger.jsonl").read_text()
     assert run(finished, *arguments).code == 0
     assert (finished / "full/ledger.jsonl").read_text().startswith(ledger)

@@ -288,3 +288,15 @@ def test_copies_share_replace_and_keep_ties() -> None:
     assert doubled[1].running_mean.dtype == torch.float64
     assert model[1].running_mean.dtype == torch.float32
     assert difference(model, doubled, torch.zeros(3, 4)) == 0
+
+
+def test_the_line_of_the_readme_shows_which_layers_stay_whole() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    show, load = re.findall(r"`(compress\.graph\.trace[^`]*)` after `(import [^`]*)`", readme)[0]
+    names = {"network": (model := made(Normed)), "inputs": inputs()}
+    exec(load, names)
+    whole = eval(show, names)
+    assert whole == {"fine": "makes an output", "coarse": "makes an output"}
+    slim = compress.prune_module(model, inputs(), ratio=0.5, multiple=1)
+    assert (slim.fine.out_channels, slim.coarse.out_channels) == (4, 4)
+    assert (slim.body.out_channels, slim.deeper.out_channels) == (4, 3)

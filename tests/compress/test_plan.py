@@ -14,8 +14,8 @@ from compress.cost import cost_of_layers
 from compress.criteria import CRITERIA
 from compress.graph import trace
 from compress.groups import Graph
-from compress.module import make_plan
 from compress.plan import Rules, plan_of, selectable
+from compress.planning import make_plan
 from compress.pricing import priced
 from detectors.errors import PlanError
 from detectors.models import build

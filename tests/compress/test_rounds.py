@@ -286,6 +286,50 @@ def test_a_round_below_the_limit_ends_the_run_and_the_one_before_is_kept(
     assert again.entries == ledger.entries
 
 
+def test_a_masked_run_that_stops_early_ends_the_same_however_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(mode="mask", stop_below="95%", rounds=3, criterion="fisher", compensate="refit")
+    add, replace, died = Ledger.add, os.replace, set()
+    killed_at = {(2, "cut"), (2, "evaluate"), (2, "stop"), "masked.pth"}
+
+    def die(where: Any) -> None:
+        if where in killed_at - died and (tmp_path / "killed").exists():
+            died.add(where)
+            raise Killed
+
+    def scoring(self: Ledger, entry: Entry) -> None:
+        die((entry["round"], entry["phase"]))
+        if entry["phase"] in ("start", "evaluate"):  # as if the second round cost too much
+            entry["score"]["value"] = (0.8, 0.79, 0.5)[entry["round"]]
+        add(self, entry)
+
+    def replacing(source: Any, target: Any) -> None:
+        die(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(Ledger, "add", scoring)
+    monkeypatch.setattr("os.replace", replacing)
+    ledger = tiny_run(tmp_path / "unbroken", recipe).finish()
+    for _ in killed_at:
+        with pytest.raises(Killed):
+            tiny_run(tmp_path / "killed", recipe).finish()
+    tiny_run(tmp_path / "killed", recipe).finish()
+    assert died == killed_at
+    assert_same_run(tmp_path / "killed", tmp_path / "unbroken")
+    assert [(entry["round"], entry["phase"]) for entry in ledger.entries] == [*PHASES, (2, "stop")]
+    assert kept_round(ledger) == 1
+    assert not (tmp_path / "killed" / "slim.pth").exists()
+    masked, kept = (detectors.load(tmp_path / "killed" / name) for name in ("masked.pth", "round_01.pth"))
+    assert read(tmp_path / "killed" / "masked.pth")["meta"]["round"] == 1
+    assert cost_of(masked) == cost_of(tiny_detector(recipe))
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        for got, wanted in zip(masked(images), kept(images), strict=True):
+            # Sums of the same float32 products and of zeros, in another order.
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("text", "least"), [("0.5", 0.5), ("95%", 0.38), (" 50 %", 0.2)])
 def test_a_least_score_is_a_number_or_a_share_of_the_first(text: str, least: float) -> None:
     assert least_score(text, 0.4) == pytest.approx(least)

@@ -1,11 +1,11 @@
 """Budgets of rounds: given ones are met in turn, and what cannot be is answered before the first cut."""
 
 import re
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from small_detectors import small
-from tiny_runs import ALONE
+from tiny_runs import ALONE, tiny_recipe
 
 from compress.cost import cost_of
 from compress.groups import Graph
@@ -13,7 +13,7 @@ from compress.plan import Plan
 from compress.pruning import carry_out
 from compress.recipe import BudgetConfig, PruneConfig, Recipe
 from compress.schedule import budget_of_round, check, plan_round
-from detectors.data import Dataset
+from detectors.data import build as build_data
 from detectors.errors import ConfigError, PlanError
 from detectors.models.base import Detector
 
@@ -23,8 +23,8 @@ def settings_of(*budgets: dict[str, str], **others: Any) -> PruneConfig:
 
 
 def planned(settings: PruneConfig, number: int, detector: Detector, first: Any = None) -> tuple[Graph, Plan]:
-    """What a round cuts by a criterion of weights, which looks at no data."""
-    return plan_round(Recipe(prune=settings), number, detector, cast(Dataset, None), ALONE, first)
+    training = build_data(tiny_recipe().data, "train")
+    return plan_round(Recipe(prune=settings), number, detector, training, ALONE, first)
 
 
 def test_there_are_as_many_rounds_as_budgets() -> None:
@@ -38,7 +38,7 @@ def test_each_round_meets_the_budget_given_for_it_in_shares_of_the_first_model()
     first = detector = small(width=0.125)
     widths, whole = None, cost_of(first)
     for number in (1, 2, 3):
-        graph, plan = planned(settings, number, detector, (whole, widths) if widths else None)
+        graph, plan = planned(settings, number, detector, widths and (whole, widths))
         widths = widths or {group.name: group.channels for group in graph.groups}
         budget = budget_of_round(settings, whole, number)
         assert budget.holds(plan.after)

@@ -1,0 +1,139 @@
+"""From settings as a caller writes them to the plan of one cut, for any network."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Literal, TypeAlias, cast
+
+from torch import Tensor, nn
+
+from compress.allocation import allocate, check_choice
+from compress.budget import Budget, parse_limit
+from compress.cost import Cost, cost_of_layers
+from compress.criteria import CRITERIA
+from compress.evidence import Evidence
+from compress.graph import trace
+from compress.groups import Graph, Group
+from compress.inputs import Inputs
+from compress.plan import Plan, Rules, plan_of
+from compress.surgery import masked
+from detectors.errors import PlanError
+
+Choice: TypeAlias = Literal["uniform", "global", "knapsack"]
+
+
+def planned(
+    network: nn.Module,
+    inputs: Inputs,
+    *,
+    budget: Mapping[str, str | float] | None,
+    ratio: float | None,
+    ratios: Mapping[str, float] | None,
+    criterion: str,
+    choice: str,
+    order: str,
+    rules: Rules,
+    evidence: Callable[[Graph], Evidence],
+) -> tuple[Graph, Plan]:
+    """The groups of a network and what stays of them; arguments as in `prune_module`.
+
+    `evidence` measures what the criterion needs, once the other settings are found to be in order.
+    """
+    graph = trace(network, inputs)
+    limits = limits_of(budget, cost_of_layers(graph.layers))
+    plan = make_plan(
+        network,
+        graph,
+        limits,
+        rules,
+        ratio=ratio,
+        ratios=ratios,
+        criterion=criterion,
+        choice=choice,
+        order=order,
+        evidence=lambda: evidence(graph),
+    )
+    return graph, plan
+
+
+def make_plan(
+    network: nn.Module,
+    graph: Graph,
+    budget: Budget,
+    rules: Rules,
+    *,
+    ratio: float | None = None,
+    ratios: Mapping[str, float] | None = None,
+    criterion: str = "l1",
+    choice: str = "uniform",
+    order: str = "parallel",
+    evidence: Callable[[], Evidence] = Evidence,
+) -> Plan:
+    """Scores the groups of a network and chooses what stays; arguments as in `prune_module`.
+
+    `evidence` is called when scores are first asked for, which is after the budget was found within reach.
+    """
+    check_choice(budget, choice=choice, order=order, ratio=ratio, ratios=ratios)
+    score, found = CRITERIA[criterion], cache(evidence)
+
+    def all_scores() -> dict[str, Tensor]:
+        return {group.name: score(network, group, found()) for group in graph.groups}
+
+    widths = allocate(
+        graph,
+        all_scores,
+        budget,
+        rules,
+        choice=choice,
+        ratio=ratio,
+        ratios=ratios,
+        comparable=score.comparable,
+    )
+
+    def scores(group: Group, keep: dict[str, tuple[int, ...]]) -> Tensor:
+        judged = masked(network, graph, keep) if order == "sequential" and keep else network
+        return score(judged, group, found())
+
+    return plan_of(graph, widths, scores)
+
+
+def limits_of(budget: Mapping[str, str | float] | None, cost: Cost) -> Budget:
+    """A budget as a caller writes it, in numbers; shares are of `cost`. Raises PlanError for what is none."""
+    if budget is None:
+        return Budget()
+    if not isinstance(budget, Mapping):
+        raise PlanError(
+            f"budget={budget!r} does not say of which cost; write budget={{'macs': '50%'}} or "
+            "budget={'params': '8M'}, or both"
+        )
+    unknown = set(budget) - {"macs", "params"}
+    if unknown:
+        raise PlanError(f"budget: unknown cost {min(map(str, unknown))!r}; there are macs and params")
+    return Budget(
+        **{
+            kind: parse_limit(text, getattr(cost, kind), f"prune.budget.{kind}")
+            for kind, text in budget.items()
+        }
+    )
+
+
+def rules_of(
+    multiple: int,
+    floor: float,
+    largest_cut: float,
+    skip: Iterable[str],
+    caps: Mapping[str, float] | None,
+    bounds: tuple[float, float] | None,
+) -> Rules:
+    """What every plan keeps to, from the arguments of `prune_module`."""
+    globs = skip if isinstance(skip, str) or not isinstance(skip, Iterable) else tuple(skip)
+    given = {} if caps is None else caps
+    return Rules(multiple, floor, largest_cut, cast(tuple[str, ...], globs), None, given, bounds)
+
+
+def lacking(criterion: str, what: str) -> PlanError:
+    """The error for a criterion that looks at data where none are given."""
+    plain = ", ".join(name for name in CRITERIA.names() if not CRITERIA[name].needs)
+    return PlanError(
+        f"criterion={criterion!r} looks at calibration data: give {what}; or take one that looks at weights "
+        f"alone: {plain}"
+    )
