@@ -11,7 +11,7 @@ from compress.graph import MAKES_OUTPUT, trace
 from compress.inputs import with_shapes
 from compress.recipe import DistillConfig
 from detectors.engine.terms import watched
-from detectors.errors import ConfigError
+from detectors.errors import ConfigError, some
 from detectors.models.base import Detector
 from detectors.modes import evaluating
 
@@ -71,10 +71,11 @@ class _Form:
 
 
 def _check_kind(student: Detector, teacher: Detector, source: str) -> None:
-    if teacher.spec.classes != student.spec.classes:
+    theirs, ours = teacher.spec.classes, student.spec.classes
+    if theirs != ours:
         raise ConfigError(
-            f"{source} does not fit as a teacher: its classes are {list(teacher.spec.classes)}, those of the "
-            f"student {list(student.spec.classes)}; take a teacher of the same classes in the same order"
+            f"{source} does not fit as a teacher: its {len(theirs)} classes are {some(theirs)}, the "
+            f"{len(ours)} of the student {some(ours)}; take a teacher of the same classes in the same order"
         )
     if teacher.size != student.size:
         raise ConfigError(

@@ -20,7 +20,7 @@ from detectors.data import build as build_data
 from detectors.data.loader import TrainLoader, class_counts, eval_loader, train_loader
 from detectors.engine.distributed import Place, wait
 from detectors.engine.terms import Term
-from detectors.errors import ConfigError, DataError, RunError, UnknownClassError, sentence
+from detectors.errors import ConfigError, DataError, RunError, UnknownClassError, sentence, some
 from detectors.evaluation import METRICS
 from detectors.evaluation.run import Predictions, Score, predictions, score
 from detectors.files import held, write_text
@@ -71,7 +71,8 @@ def open_all(recipe: Recipe, splits: Sequence[Split], place: Place) -> tuple[Det
         if dataset.classes != classes:
             if known is None:
                 raise ConfigError(
-                    f"the splits have different classes: {list(classes)} and {list(dataset.classes)}"
+                    f"the splits have different classes: {some(classes)} in data.{splits[0]} and "
+                    f"{some(dataset.classes)} in data.{split}; set data.classes to those of both"
                 )
             raise ConfigError(f"{recipe.model}: {class_difference(dataset.classes, classes)}")
     torch.manual_seed(recipe.train.seed)

@@ -5,6 +5,7 @@ import os
 import re
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,8 @@ def download(address: str, path: str | Path, sha256: str | None = None) -> Path:
     Args:
         address: http, https or file; or the name of a file in torchvision's enumeration, such as
             SSD300_VGG16_Weights.COCO_V1 or VGG16_BN_Weights.IMAGENET1K_V1.
-        path: where it is to lie; a folder, or what ends in a slash, takes the name that the address ends in.
+        path: where it is to lie; a folder, or what ends in a slash, takes the name that the address ends in,
+            without what follows a `?` or `#`.
         sha256: the whole checksum or its first 8 digits or more; None: those that the name ends in, as in
             torchvision's `resnet50-0676ba61.pth`.
 
@@ -36,7 +38,11 @@ def download(address: str, path: str | Path, sha256: str | None = None) -> Path:
     """
     folder = str(path).endswith("/") or Path(path).is_dir()
     address = address_of(address)
-    name = address.rsplit("/", 1)[-1]
+    name = urllib.parse.urlsplit(address).path.rsplit("/", 1)[-1]
+    if folder and not name:
+        raise CheckpointError(
+            f"{address} ends in no file's name; give the path of a file, not the folder {path}"
+        )
     path = Path(path) / name if folder else Path(path)
     wanted = (sha256 or _checksum_in(name)).lower()
     if not re.fullmatch(r"[0-9a-f]{8,64}", wanted):

@@ -3,6 +3,8 @@
 One family, shown as one line (what, where, why, what to do) and exit status 2.
 """
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Something the user can mend; scripts print its message as one line and exit with 2."""
@@ -43,3 +45,9 @@ def sentence(text: object) -> str:
 
 class Interrupted(Exception):
     """A command was stopped by a signal after it saved its state; the message says where it stands."""
+
+
+def some(names: Sequence[str], limit: int = 6) -> str:
+    """The first of many names, and how many more there are, so that a message stays one line."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from detectors import dialects
 from detectors.checkpoint import check_known, fill, is_ours, parse, plain, read, restore
 from detectors.dialects import backbone_files
-from detectors.errors import CheckpointError
+from detectors.errors import CheckpointError, some
 from detectors.geometry import apply_geometry, geometry_of
 from detectors.models import build, defaults
 from detectors.models.base import Detector
@@ -118,11 +118,14 @@ def class_difference(wanted: Sequence[str], own: Sequence[str]) -> str:
     """What differs between the classes asked for and those of a checkpoint, for an error message."""
     more, less = [c for c in wanted if c not in own], [c for c in own if c not in wanted]
     if not more and not less:
+        place = next(k for k, (one, other) in enumerate(zip(wanted, own, strict=True)) if one != other)
         return (
-            f"the classes stand in another order than in the checkpoint: {list(own)}; give them in that order"
+            f"the classes stand in another order than in the checkpoint: {some(own)}; the first that differs "
+            f"is number {place + 1}, {wanted[place]} in the data and {own[place]} in the checkpoint; set "
+            "data.classes in its order"
         )
-    parts = [f"only in the data: {', '.join(more)}"] * bool(more) + [
-        f"only in the checkpoint: {', '.join(less)}"
+    parts = [f"only in the data: {some(more)}"] * bool(more) + [
+        f"only in the checkpoint: {some(less)}"
     ] * bool(less)
     return (
         f"its {len(own)} classes differ from the {len(wanted)} of the data ({'; '.join(parts)}); "

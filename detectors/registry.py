@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from detectors.errors import ConfigError
+from detectors.errors import ConfigError, some
 
 T = TypeVar("T")
 
@@ -88,9 +88,12 @@ def join(module: str) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The tail of an error message: the nearest of `known`, or all of them where none is near."""
+    """The tail of an error message: the nearest of `known`, or what is known where none is near.
+
+    Of many, such as COCO's 80 classes, only the first are named.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if near:
         return f"; did you mean {' or '.join(near)}?"
-    return f"; known: {', '.join(known)}"
+    return f"; known: {some(known, limit=40 if len(known) <= 40 else 6)}"

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from detectors.errors import CheckpointError
+from detectors.errors import CheckpointError, some
 from detectors.models import build
 from detectors.registry import Registry
 
@@ -44,6 +44,11 @@ class Layout:
 Dialect: TypeAlias = Callable[[State], Iterable[Layout]]
 
 DIALECTS: Registry[Dialect] = Registry("dialect", "detectors.dialects")
+# What a dialect may give besides: every layout worth comparing with a file that lacks the keys by which the
+# dialect knows its own. It only serves the error message.
+NEIGHBOURS: Registry[Dialect] = Registry("dialect's layouts", "detectors.dialects")
+# With more faults than these a file is likely of another layout than the one that it was taken for.
+_FEW = 6
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,9 @@ def recognise(
         elif nearest is None or len(faults) < len(nearest[1]):
             nearest = (layout.name, faults)
     if not fitting and nearest is not None:
-        raise CheckpointError(f"{path} (as {nearest[0]}) does not fit the detector: {_some(nearest[1])}")
+        if len(nearest[1]) > _FEW and (other := _nearest(state)) and len(other[1]) < len(nearest[1]):
+            nearest = other
+        raise CheckpointError(f"{path} (as {nearest[0]}) does not fit the detector: {some(nearest[1])}")
     names = {found.name for found in fitting}
     if len(names) > 1:
         raise CheckpointError(
@@ -130,10 +137,29 @@ def recognise(
 def _unknown(state: State, path: str, name: str | None, known: set[str]) -> str:
     if name is not None and known:
         return f"{path} is of another network than {name}: its keys are those of {_or(known)}"
+    if (nearest := _nearest(state)) is not None:
+        return f"{path} is of no network known here; the nearest is {nearest[0]}, but {some(nearest[1])}"
     return (
         f"{path} is of no network known here (keys such as {', '.join(list(state)[:3])}); known files: "
         f"{', '.join(DIALECTS.names())}; a backbone alone goes to detector.backbone_weights={path}"
     )
+
+
+def _nearest(state: State) -> tuple[str, list[str]] | None:
+    """The layout that shares most keys with a file, at least half of either's, and what differs."""
+    ranked = []
+    for dialect in NEIGHBOURS.names():
+        for layout in NEIGHBOURS[dialect](state):
+            own = {k: v for k, v in _shapes(layout.name, layout.options, 1).items() if not _counter(k)}
+            named = ((layout.rename(key), tuple(value.shape)) for key, value in state.items())
+            found = {key: shape for key, shape in named if key is not None and not _counter(key)}
+            shared = own.keys() & found.keys()
+            faults = [f"{key} is missing" for key in own if key not in found]
+            faults += [f"{key} has no place" for key in found if key not in own]
+            if faults and 2 * len(shared) >= max(len(own), len(found)):
+                name = " ".join([layout.name, *(f"{key}={value}" for key, value in layout.options.items())])
+                ranked.append((len(faults), sum(own[key] != found[key] for key in shared), name, faults))
+    return min(ranked, key=lambda one: one[:2])[2:] if ranked else None
 
 
 def _published(
@@ -194,11 +220,6 @@ def _shapes(name: str, options: dict[str, Any], classes: int) -> dict[str, tuple
 def _counter(key: str) -> bool:
     """Whether a key is batch norm's step counter, which torch 0.3 did not write."""
     return key.endswith("num_batches_tracked")
-
-
-def _some(faults: list[str], limit: int = 6) -> str:
-    more = f" and {len(faults) - limit} more" if len(faults) > limit else ""
-    return ", ".join(faults[:limit]) + more
 
 
 def _or(names: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from detectors.dialects import DIALECTS, Layout, State
+from detectors.dialects import DIALECTS, NEIGHBOURS, Layout, State
 
 _STEP = re.compile(r"^(?:vgg|base)\.(\d+)\.")
 
@@ -20,6 +20,14 @@ def luuuyi(state: State) -> Iterable[Layout]:
 def lzx(state: State) -> Iterable[Layout]:
     """RefineDets of PytorchSSD and of the 2018 pruning tool; for 512 pixels give size=[512, 512]."""
     if "arm_loc.0.weight" in state and "trans_layers.0.0.weight" in state:
+        yield Layout("refinedet", {"dilation": 6, "top_relu": False}, lzx_key)
+
+
+@NEIGHBOURS.register("RefineDet")
+def neighbours(state: State) -> Iterable[Layout]:
+    """One RefineDet of each dialect, where a key begins as theirs do."""
+    if any(key.startswith(("arm_", "odm_")) for key in state):
+        yield Layout("refinedet320_vgg16", {}, luuuyi_key)
         yield Layout("refinedet", {"dilation": 6, "top_relu": False}, lzx_key)
 
 

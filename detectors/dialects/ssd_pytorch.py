@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from detectors.dialects import DIALECTS, Layout, State
+from detectors.dialects import DIALECTS, NEIGHBOURS, Layout, State
 
 _STEP = re.compile(r"^(?:vgg|base)\.(\d+)\.(weight|bias)$")
 # A ResNet's stem has layers 0 and 1 of such keys too.
@@ -18,6 +18,14 @@ def ssd_pytorch(state: State) -> Iterable[Layout]:
     heads = sum(bool(re.match(r"^conf\.\d+\.weight$", key)) for key in state)
     if "L2Norm.weight" in state and heads in _NAMES and any(_VGG.match(key) for key in state):
         yield Layout(_NAMES[heads], {}, key_of, _BOXES)
+
+
+@NEIGHBOURS.register("ssd.pytorch")
+def neighbours(state: State) -> Iterable[Layout]:
+    """Both SSDs, where the file has a head."""
+    if any(key.startswith(("loc.", "conf.")) for key in state):
+        for name in _NAMES.values():
+            yield Layout(name, {}, key_of)
 
 
 def key_of(key: str) -> str:

@@ -3,9 +3,23 @@
 import re
 from collections.abc import Iterable
 
-from detectors.dialects import DIALECTS, Layout, Rename, State
+from detectors.dialects import DIALECTS, NEIGHBOURS, Layout, Rename, State
 
 _RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+_MOBILENETS = ("mobilenet_v1", "mobilenet_v2")
+_DARKNETS = ("darknet19", "darknet53")
+_BACKBONES = ("vgg16", *_RESNETS, *_MOBILENETS, *_DARKNETS)
+# The published pairs, and what else has their keys.
+_FAMILIES = {
+    "ssd": _BACKBONES,
+    "ssd_lite": _MOBILENETS,
+    "rfb": _BACKBONES,
+    "rfb_lite": _MOBILENETS,
+    "fssd": ("vgg16", *_RESNETS, *_DARKNETS),
+    "fssd_lite": _MOBILENETS,
+    "yolo_v2": (*_DARKNETS, *_MOBILENETS),
+    "yolo_v3": (*_DARKNETS, *_MOBILENETS),
+}
 
 
 @DIALECTS.register("ssds.pytorch")
@@ -17,6 +31,15 @@ def ssds(state: State) -> Iterable[Layout]:
         for family in families(state, backbone):
             options = {"backbone": backbone} | ({"width": width} if width != 1 else {})
             yield Layout(family, options, key_of(family))
+
+
+@NEIGHBOURS.register("ssds.pytorch")
+def neighbours(state: State) -> Iterable[Layout]:
+    """Every family over every backbone of its, where the file has a head and a backbone."""
+    if all(any(key.startswith(prefixes) for key in state) for prefixes in ("base.", ("loc.", "conf."))):
+        for family, over in _FAMILIES.items():
+            for backbone in over:
+                yield Layout(family, {"backbone": backbone}, key_of(family))
 
 
 def families(state: State, backbone: str) -> list[str]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from detectors.dialects import DIALECTS, Layout, State
+from detectors.dialects import DIALECTS, NEIGHBOURS, Layout, State
 
 
 @DIALECTS.register("ssd.pruning.pytorch")
@@ -18,6 +18,14 @@ def tencent(state: State) -> Iterable[Layout]:
     ):
         if sign in state:
             yield Layout("ssd", {"backbone": backbone, "layout": "tencent"}, _RENAMES[backbone])
+
+
+@NEIGHBOURS.register("ssd.pruning.pytorch")
+def neighbours(state: State) -> Iterable[Layout]:
+    """Its three SSDs, where the file has a head."""
+    if any(key.startswith(("loc.", "conf.")) for key in state):
+        for backbone, rename in _RENAMES.items():
+            yield Layout("ssd", {"backbone": backbone, "layout": "tencent"}, rename)
 
 
 def resnet_key(key: str) -> str:

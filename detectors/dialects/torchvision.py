@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import SSD300_VGG16_Weights
 
-from detectors.dialects import DIALECTS, Layout, State
+from detectors.dialects import DIALECTS, NEIGHBOURS, Layout, State
 from detectors.errors import CheckpointError
 from detectors.registry import did_you_mean
 
@@ -46,6 +46,14 @@ def torchvision(state: State) -> Iterable[Layout]:
     if name is not None:
         eps = 0.0 if name in _WITHOUT_EPS else EPS
         yield Layout(name, {}, partial(key_of, name), values=partial(rescaled, eps=eps), pick=picked)
+
+
+@NEIGHBOURS.register("torchvision")
+def neighbours(state: State) -> Iterable[Layout]:
+    """All guests, where a key begins as those of their heads do."""
+    if any(key.startswith(("head.", "rpn.", "roi_heads.")) for key in state):
+        for name, _ in _SIGNS:
+            yield Layout(name, {}, partial(key_of, name))
 
 
 def name_of(keys: Iterable[str]) -> str | None:

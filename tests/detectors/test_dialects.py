@@ -81,7 +81,11 @@ def conv(*names: str) -> dict[str, torch.Tensor]:
         ),
         (
             {k: v for k, v in published().items() if k != "L2Norm.weight"},
-            "of no network known here",
+            "nearest is ssd300_vgg16, but norm.weight is missing$",
+        ),
+        (
+            {k: v for k, v in published().items() if k.startswith(("conf", "loc"))},
+            r"of no network known here \(keys such as",
         ),
         (
             {**published(), "conf.0.weight": torch.zeros(63, 512, 3, 3)},

@@ -62,6 +62,18 @@ def test_the_name_may_hold_the_checksum(server, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("tail", ["?dl=1", "?path=/a/b", "#top"])
+def test_a_query_is_no_part_of_the_name(tail, server, tmp_path):
+    path = download(f"{server}/x/vgg-{SHA256[:8]}.pth{tail}", tmp_path)
+    assert path == tmp_path / f"vgg-{SHA256[:8]}.pth"
+
+
+def test_an_address_without_a_name_needs_the_path_of_a_file(server, tmp_path):
+    with pytest.raises(CheckpointError, match=r"/\?id=7 ends in no file's name; give the path of a file"):
+        download(f"{server}/?id=7", tmp_path, SHA256)
+    assert download(f"{server}/?id=7", tmp_path / "a.pth", SHA256).exists()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -74,6 +74,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_or_all(name, message, pack
         ("epoch", ["epochs", "batch"], "; did you mean epochs?"),
         ("vgg", ["vgg16", "vgg19", "x"], "; did you mean vgg19 or vgg16?"),
         ("qqq", ["b", "a"], "; known: a, b"),
+        ("qqq", [f"a{k:02}" for k in range(80)], "; known: a00, a01, a02, a03, a04, a05 and 74 more"),
     ],
 )
 def test_hints(name, known, tail):
