@@ -43,7 +43,7 @@ def parse_limit(text: str | float, first: int, key: str) -> int:
         key: the setting that holds it, for the error's message.
 
     Raises:
-        PlanError: anything else, or a limit that is not above zero.
+        PlanError: anything else, a limit that is not above zero, or a share above 100%.
     """
     written = str(text).strip()
     units = {"%": Decimal(first) / 100, "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9)}
@@ -57,6 +57,8 @@ def parse_limit(text: str | float, first: int, key: str) -> int:
         raise PlanError(
             f"{key}={written!r} is not a budget; write a share as 50%, or 800M, 1.2G or a number from 1 up"
         )
+    if written.endswith("%") and limit > first:
+        raise PlanError(f"{key}={written} is more than the whole; write a share from 100% down")
     return math.floor(limit)
 
 

@@ -14,6 +14,7 @@ from compress.pairing import shared_layers
 from compress.recipe import DistillConfig
 from detectors.checkpoint import fingerprint
 from detectors.engine.terms import Seen, watched
+from detectors.memory_format import to_channels_last
 from detectors.models.base import Detector
 from detectors.types import ClassLogits, Comparable
 
@@ -174,7 +175,7 @@ def distillation(
     layers = shared_layers(student, teacher, how, source)
     model = copy.deepcopy(teacher).to(next(student.parameters()).device).eval().requires_grad_(False)
     if channels_last:
-        model.to(memory_format=torch.channels_last)
+        to_channels_last(model)
     return Distillation(model, how, layers)
 
 

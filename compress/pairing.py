@@ -74,8 +74,8 @@ def _check_kind(student: Detector, teacher: Detector, source: str) -> None:
     theirs, ours = teacher.spec.classes, student.spec.classes
     if theirs != ours:
         raise ConfigError(
-            f"{source} does not fit as a teacher: its {len(theirs)} classes are {some(theirs)}, the "
-            f"{len(ours)} of the student {some(ours)}; take a teacher of the same classes in the same order"
+            f"{source} does not fit as a teacher: its classes ({len(theirs)}: {some(theirs)}) are not those "
+            f"of the student ({len(ours)}: {some(ours)}); take one of the same classes in the same order"
         )
     if teacher.size != student.size:
         raise ConfigError(

@@ -21,6 +21,7 @@ from detectors.engine.distributed import Place, any_rank, share_buffers, wait
 from detectors.engine.optim import lr_factor, optimizer_of, schedule_of
 from detectors.engine.terms import Term, losses_of, settings_of
 from detectors.errors import CheckpointError, Interrupted, RunError, TrainingError
+from detectors.memory_format import to_channels_last
 from detectors.models.base import Detector
 from detectors.settings import TrainConfig
 from detectors.types import Batch
@@ -85,7 +86,7 @@ def fit(
         Interrupted: SIGINT or SIGTERM came; the state file holds the step it came at.
     """
     if settings.channels_last:
-        detector.to(memory_format=torch.channels_last)
+        to_channels_last(detector)
     identity = _identity(detector, loader, settings, terms)
     optimizer = optimizer_of(detector, settings)
     schedule = schedule_of(optimizer, settings, settings.epochs * loader.steps)

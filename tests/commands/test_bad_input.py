@@ -142,7 +142,7 @@ TWO_STAGE = "torchvision_fasterrcnn_mobilenet_v3_large_320_fpn"
         (
             "prune.py",
             [MODEL, "distill.attention=1", "distill.teacher=owls.pth", "out=new"],
-            ["owls.pth does not fit as a teacher", "'owl'"],
+            ["owls.pth does not fit as a teacher", "(1: owl)"],
         ),
         (
             "prune.py",

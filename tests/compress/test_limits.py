@@ -50,6 +50,14 @@ def test_bad_limits_are_refused_with_the_key_and_the_ways_to_write_one(text: str
     assert "50%" in str(caught.value)
 
 
+def test_a_share_of_more_than_all_is_refused() -> None:
+    assert parse_limit("100%", 1000, "prune.budget.macs") == 1000
+    with pytest.raises(
+        PlanError, match=r"^prune.budget.macs=150% is more than the whole; write a share from"
+    ):
+        parse_limit("150%", 1000, "prune.budget.macs")
+
+
 @pytest.mark.parametrize(
     ("channels", "ratio", "kept"),
     [(64, 0.2, 52), (50, 0.58, 21), (100, 0.29, 71), (10, 0.7, 3), (5, 0.2, 4), (4, 0.2, 4)],

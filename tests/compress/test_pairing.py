@@ -39,7 +39,7 @@ def refinedet() -> Detector:
             ssd,
             lambda: ssd(classes=["cat", "owl"]),
             BOTH,
-            r"^teacher.pth does not fit as a teacher: its 2 classes are cat, owl, .*cat, dog; take",
+            r"^teacher.pth does not fit as a teacher: its classes \(2: cat, owl\) .*\(2: cat, dog\); take",
         ),
         (
             ssd,
