@@ -7,9 +7,9 @@ file in benchmarks/results/quality/SET, named by its settings, so that the comma
 stopped; `--hours` ends it in time, `--tables` only writes benchmarks/results/quality_SET.md from what is
 there.
 
-The dense detector is weights/SET_test_seed0.pth (and SET_val_seed0.pth, which has not seen val), trained by
-the recipe where it is missing. Intervals are paired 95 % bootstrap intervals over the test images, of the
-mean over seeds.
+The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
+that, another one chooses the learning rates) and trained by the recipe where it is missing. Intervals are
+paired 95 % bootstrap intervals over the test images, of the mean over seeds.
 """
 
 import argparse

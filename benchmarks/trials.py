@@ -26,7 +26,7 @@ from compress.recipe import Recipe
 from compress.schedule import plan_round
 from compress.session import loader_of, open_all, predictions_of, terms_of
 from detectors.checkpoint import fingerprint, save
-from detectors.config import load, values_of
+from detectors.config import given, load
 from detectors.data import Dataset
 from detectors.engine.distributed import Place
 from detectors.engine.loop import fit
@@ -39,6 +39,8 @@ Split = Literal["val", "test"]
 Recovery = Literal["plain", "ours"]
 
 RESAMPLES = 500
+# Keys that decide where things lie and how fast they come, not what comes.
+_NO_MATTER = ("data.root", "data.workers", "data.cache", "distill.cache")
 
 # What our planner is told by each method that it serves.
 OURS = {"prune.criterion": "column_subset", "prune.choice": "knapsack"}
@@ -140,19 +142,25 @@ class Bench:
 
     def load(self, split: Split, *overrides: str) -> Recipe:
         """The recipe with the overrides of a split and others."""
-        tuning = self.tuning if split == "val" else ()
-        return load(Recipe, self.recipe, [*self.overrides, *tuning, *overrides])
+        return load(Recipe, self.recipe, [*self._overrides(split), *overrides])
+
+    def _overrides(self, split: Split) -> tuple[str, ...]:
+        return (*self.overrides, *(self.tuning if split == "val" else ()))
 
     def dense(self, split: Split, seed: int = 0) -> Path:
-        """The dense detector that trials on a split start from; trained if it is not there."""
-        path = self.models / f"{Path(self.recipe).stem}_{split}_seed{seed}.pth"
+        """The dense detector that trials on a split start from; trained if it is not there.
+
+        Two splits share it where their recipes train on the same images.
+        """
+        recipe = self.load(split, f"train.seed={seed}")
+        trained_on = "+".join(recipe.data.train)
+        path = self.models / f"{Path(self.recipe).stem}_{trained_on}_seed{seed}.pth"
         if not path.exists():
             if time.monotonic() > self.deadline:
                 raise OutOfTime
-            recipe = self.load(split, f"train.seed={seed}")
             detector, (training, _) = open_all(recipe, ["train", "test"], self.place)
             self._train(detector, recipe, training, path.with_suffix(".state.pth"), recipe.train.epochs)
-            save(detector, path)
+            save(detector.half(), path)  # half the bytes to keep; every trial starts from the rounded weights
             path.with_suffix(".state.pth").unlink()
         return path
 
@@ -160,9 +168,8 @@ class Bench:
         """What a trial came to, from its file or by running it."""
         recipe = self.load(trial.split, *trial.overrides)
         detector, (training, test) = self._open(trial.split)
-        settings = {
-            key: value for key, value in values_of(recipe).items() if not key.startswith(("model", "out"))
-        }
+        texts = [*self._overrides(trial.split), *trial.overrides]
+        settings = {k: v for k, v in given(self.recipe, texts).items() if k not in _NO_MATTER}
         facts = {"trial": asdict(trial), "dense": fingerprint(detector)[:16], "settings": settings}
         digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
         path = self.folder / f"{digest}.json"

@@ -39,12 +39,20 @@ def load(schema: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
             message names the file or override, the full key and the nearest known one.
     """
     merged = OmegaConf.structured(schema)
-    for source, values in [*_chain(Path(path)), *(_override(text) for text in overrides)]:
+    for source, values in _layers(path, overrides):
         merged = _merge(merged, values, source)
     try:
         return cast(S, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from None
+
+
+def given(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a recipe, those it is based on and overrides say, by dotted key; defaults are left out.
+
+    Unlike the filled schema it stays as it is when the toolkit gains a setting or changes a default.
+    """
+    return {key: value for _, values in _layers(path, overrides) for key, value in _flat(values)}
 
 
 def dump(config: Any) -> str:
@@ -83,6 +91,11 @@ def key_lines(schema: type, prefix: str = "") -> list[tuple[str, str, str]]:
         else:
             lines.append((prefix + spec.name, _written(value), spec.metadata.get("help", "")))
     return lines
+
+
+def _layers(path: str | Path, overrides: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """(where it stands, values) of all that a recipe is made of; later ones win."""
+    return [*_chain(Path(path)), *(_override(text) for text in overrides)]
 
 
 def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:

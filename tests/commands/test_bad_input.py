@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from scripts import files_in, run, same_state
+from scripts import Done, files_in, run, same_state
 from torch import nn
 
 import detectors
@@ -20,6 +20,28 @@ FALLING = "[{macs: 50%}, {macs: 30%}]"
 # For checkpoints that are of another detector than the recipe's.
 AS_SAVED = ("detector.name=null", "detector.size=null", "detector.width=null", "out=new")
 TWO_STAGE = "torchvision_fasterrcnn_mobilenet_v3_large_320_fpn"
+
+
+@pytest.fixture(scope="module")
+def misfits(
+    chain: tuple[Path, dict[str, Done]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """Checkpoints that fit no command, or not the tiny recipe, by name."""
+    folder = tmp_path_factory.mktemp("misfits")
+    tiny = chain[0] / "weights/tiny/model.pth"
+    classes = detectors.load(tiny).spec.classes
+    (folder / "cut.pth").write_bytes(tiny.read_bytes()[:2000])
+    (folder / "empty.pth").write_bytes(b"")
+    torch.save(nn.Linear(2, 2), folder / "module.pth")
+    for name, kind, known, options in (
+        ("owls", "ssd_vgg16_bn", ("owl",), {"width": 0.0625}),
+        ("large", "ssd_vgg16_bn", classes, {"width": 0.0625, "size": (96, 64)}),
+        ("plain", "refinedet", classes, {"width": 0.0625}),
+        ("two_stage", TWO_STAGE, classes, {"proposals": 4}),
+    ):
+        other = build(kind, known, **{"size": (64, 64), **options})
+        detectors.save(other, folder / f"{name}.pth")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -168,19 +190,10 @@ TWO_STAGE = "torchvision_fasterrcnn_mobilenet_v3_large_320_fpn"
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    finished: Path, script: str, arguments: list[str], parts: list[str]
+    finished: Path, misfits: dict[str, bytes], script: str, arguments: list[str], parts: list[str]
 ) -> None:
-    (finished / "cut.pth").write_bytes((finished / "weights/tiny/model.pth").read_bytes()[:2000])
-    (finished / "empty.pth").write_bytes(b"")
-    torch.save(nn.Linear(2, 2), finished / "module.pth")
-    classes = detectors.load(finished / "weights/tiny/model.pth").spec.classes
-    for name, known, size in (("owls", ("owl",), (64, 64)), ("large", classes, (96, 64))):
-        other = build("ssd_vgg16_bn", known, size=size, width=0.0625)
-        detectors.save(other, finished / f"{name}.pth")
-    if "two_stage.pth" in " ".join(arguments):
-        other = build(TWO_STAGE, classes, size=(64, 64), proposals=4)
-        detectors.save(other, finished / "two_stage.pth")
-    detectors.save(build("refinedet", classes, size=(64, 64), width=0.0625), finished / "plain.pth")
+    for name, content in misfits.items():
+        (finished / name).write_bytes(content)
     before = files_in(finished)
     error = run(finished, script, "tiny.yaml", *arguments).error
     assert all(part in error for part in parts), error

@@ -49,9 +49,7 @@ def test_keys_and_shapes_alone_tell_the_network(name):
     ("name", "lost", "nearest"),
     [
         ("ssds/ssd_lite_mobilenetv2_train_voc", "base.1.conv.6.weight", "ssd_lite backbone=mobilenet_v2"),
-        ("ssds/yolo_v3_darknet53_voc", "loc.0.weight", "yolo_v3 backbone=darknet53"),
         ("tencent/resnet", "base.4.conv3.weight", "ssd backbone=resnet50 layout=tencent"),
-        ("tencent/refinedet", "trans_layers.0.0.weight", "refinedet dilation=6 top_relu=False"),
     ],
 )
 def test_a_file_without_the_key_that_tells_its_network_names_the_nearest_one(name, lost, nearest):
