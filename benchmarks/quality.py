@@ -4,8 +4,8 @@ SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`). Every 
 detector once and gets the same epochs of fine-tuning; its learning rate is the best of three on the val
 split, at 5 % of the MACs. Then test is read once for each method, share and seed. Each trial leaves a JSON
 file in benchmarks/results/quality/SET, named by its settings, so that the command goes on where it was
-stopped; `--hours` ends it in time, `--tables` only writes benchmarks/results/quality_SET.md from what is
-there.
+stopped. `--part 1/2` and `--part 2/2` share the work, `--hours` ends it in time, `--tables` only writes
+benchmarks/results/quality_SET.md from what is there.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
 that, another one chooses the learning rates) and trained by the recipe where it is missing. Intervals are
@@ -64,14 +64,15 @@ def trials_of(method: str, table: Recovery, share: float, rate: float) -> list[T
     return [Trial(method, share, recovery, rate, seed, "test") for seed in SEEDS.get(share, (0,))]
 
 
-def wanted(chooser: Bench) -> Iterator[Trial]:
-    """All trials on test, the most telling first."""
+def wanted(chooser: Bench, part: int = 0, parts: int = 1) -> Iterator[Trial]:
+    """All trials on test, the most telling first; of several processes, those of one."""
+    pairs = [(method, table) for table in TABLES for method in METHODS]
+    pairs.remove(("ours", "ours"))  # the same as in the first table
     for share in (0.05, 0.025, 0.10):
-        for table in TABLES:
-            for method in METHODS:
-                yield from trials_of(method, table, share, rate_of(chooser, method, table))
+        for method, table in pairs[part::parts]:
+            yield from trials_of(method, table, share, rate_of(chooser, method, table))
     rate = rate_of(chooser, "ours", "ours")
-    for without in WITHOUT:
+    for without in tuple(WITHOUT)[part::parts]:
         yield Trial("ours", 0.025, "ours", rate, 0, "test", without)
 
 
@@ -164,15 +165,17 @@ def main() -> None:
     )
     parser.add_argument("set", choices=SETS)
     parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--hours", type=float, default=math.inf)
-    parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--hours", type=float, default=math.inf, help="when no further trial is begun")
+    parser.add_argument("--part", default="1/1", help="1/2 and 2/2 share the trials of two processes")
+    parser.add_argument("--tables", action="store_true", help="run nothing")
     given = parser.parse_args()
     deadline = -math.inf if given.tables else time.monotonic() + 3600 * given.hours
     bench = bench_of(given.set, given.overrides, deadline)
     chosen_by = SETS[given.set][2]
     chooser = bench if chosen_by == given.set else bench_of(chosen_by, (), deadline)
     try:
-        for trial in wanted(chooser):
+        part, parts = map(int, given.part.split("/"))
+        for trial in wanted(chooser, part - 1, parts):
             bench.result(trial)
     except OutOfTime:
         print("not all trials are done; the same command goes on")

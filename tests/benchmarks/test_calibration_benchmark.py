@@ -1,0 +1,22 @@
+"""The benchmark of scoring and mending: a small run of all of it."""
+
+import json
+
+from benchmarks import calibration as benchmark
+
+
+def test_the_quick_run_times_every_criterion_and_writes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "peak", lambda action, quick: 100.0 + len(action))
+    benchmark.main(quick=True, out=tmp_path, only=None)
+    facts = json.loads((tmp_path / "calibration.json").read_text())
+    assert facts["scores"].keys() == set(benchmark.CRITERIA)
+    assert all(value > 0 for found in facts["scores"].values() for value in found["seconds"])
+    assert facts["mending"][0] > 0
+    text = (tmp_path / "calibration.md").read_text()
+    assert text == benchmark.summary(facts)
+    assert text.startswith(f"`python -m benchmarks.calibration --quick`, {facts['date']}, ")
+
+
+def test_one_action_prints_the_memory_that_it_needed(capfd):
+    benchmark.main(quick=True, out=None, only="training")
+    assert float(capfd.readouterr().out.splitlines()[-1]) > 100
