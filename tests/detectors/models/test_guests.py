@@ -131,10 +131,9 @@ def test_batch_norm_can_be_trained_instead():
     assert torch.allclose(got, wanted, atol=1e-6)
 
 
-# The others take the same paths; each cut is proven by `compress.prune` itself.
-@pytest.mark.parametrize("name", [SSDLITE, RETINANET, FASTER_MOBILE])
-def test_a_guest_is_cut_and_its_slim_file_loads(name, tmp_path):
-    found = filled(name, original(name), size=(64, 100))
+# With torchvision's weights, and with two stages, the most that a slim file has to tell.
+def test_a_guest_is_cut_and_its_slim_file_loads(tmp_path):
+    found = filled(FASTER_MOBILE, original(FASTER_MOBILE), size=(64, 100))
     slim = compress.prune(found, ratio=0.3)
     before, after = cost_of(found), cost_of(slim)
     assert after.macs < 0.7 * before.macs
