@@ -1,12 +1,13 @@
 """Calibration on training images: what scores need to know, and what is mended between cut and training."""
 
+import copy
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 from torch import nn
 
-from compress.compensate import compensated, rescaled
+from compress.compensate import Lengths, compensated
 from compress.cost import subject
 from compress.criteria import CRITERIA
 from compress.evidence import Evidence, gather, moments
@@ -22,6 +23,7 @@ from detectors.data.loader import train_loader
 from detectors.engine.console import steps
 from detectors.engine.distributed import Place
 from detectors.errors import DataError
+from detectors.memory_format import to_channels_last
 from detectors.models.base import Detector
 from detectors.types import Batch
 
@@ -67,6 +69,7 @@ def evidence_of(
     seed, needs = recipe.finetune.seed, CRITERIA[recipe.prune.criterion].needs
     if not needs:
         return Evidence(seed=seed)
+    detector = _laid_out(recipe, detector)
     first = next(calibration_batches(recipe, detector, training, place))
     size = 1 if regroups(detector, graph, first, seed=seed) else None
 
@@ -107,23 +110,40 @@ def recalibrated(
     def batches() -> Iterator[Batch]:
         return calibration_batches(recipe, before, training, place)
 
+    watched = _laid_out(recipe, before)
+
     def run(_: nn.Module, batch: Batch) -> None:
-        before.found(batch.images, [before.size] * len(batch.targets))  # with the proposals of a second stage
+        watched.pass_through(batch.images)
 
     network, inputs = subject(before)
     graph = trace(network, inputs)
     cut = [group for group in graph.groups if group.name in keep]
+    lengths = Lengths(watched.network, graph, keep if settings.recalibrate != "none" else {})
+    read = cut if settings.compensate != "none" else []
+    if read or lengths:
+        with lengths.watched():  # in the same pass
+            found = moments(watched.network, read, batches(), run)
     if settings.compensate != "none" and cut:
-        found = moments(network, cut, batches(), run)
         renewed = settings.recalibrate != "none"
         network = compensated(network, graph, keep, found, settings.compensate, renewed=renewed)
         facts["compensated"] = sorted({layer for _, layer in found})
     if settings.recalibrate != "none" and cut:
         network = copied(network, lambda tensor: tensor)
-        facts["scales"] = rescaled(subject(before)[0], graph, keep, batches(), run, change=network)
+        facts["scales"] = lengths.restore(network)
     if facts:
         slim.network = copied(narrowed(network, graph.groups, keep), lambda tensor: tensor.clone())
     if settings.recalibrate != "none":
+        if recipe.finetune.channels_last:
+            to_channels_last(slim)
         images = (batch.images for batch in batches())
         facts["batch_norms"] = batch_norm_statistics(slim, images)
     return facts
+
+
+def _laid_out(recipe: Recipe, detector: Detector) -> Detector:
+    """A copy in the memory layout that fine-tuning uses, in which convolutions are up to twice as fast."""
+    if not recipe.finetune.channels_last:
+        return detector
+    result = copy.deepcopy(detector)
+    to_channels_last(result)
+    return result

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,6 @@ from compress.inputs import copied
 from compress.probe import Keep, removals
 from compress.taps import channel_places, consumers
 from detectors.geometry import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED, Resizable
-from detectors.modes import evaluating
 
 Way = Literal["mean", "refit"]
 
@@ -65,65 +65,63 @@ def compensated(
     return result
 
 
-def rescaled(
-    model: nn.Module,
-    graph: Graph,
-    keep: Keep,
-    batches: Iterable[Any],
-    run: Callable[[nn.Module, Any], Any],
-    *,
-    change: nn.Module,
-) -> dict[str, float]:
-    """Scales layers that measure a length over the channels, such as L2Norm, for those that they will lose.
+class Lengths:
+    """Layers that measure a length over the channels, such as L2Norm, and what a cut does to it.
 
-    With fewer channels the length falls and what is divided by it grows. The factor is the least-squares one
-    between what the layer makes now and what it makes of the kept channels alone; 1 for a layer that looks at
-    each channel by itself.
+    With fewer channels the length falls and what is divided by it grows. The factor that makes up for it is
+    the least-squares one between what the layer makes now and what it makes of the kept channels alone; 1 for
+    a layer that looks at each channel by itself.
 
     Args:
         model: not yet cut; left alone.
         graph: its groups.
         keep: the channels that stay in each group that loses some.
-        batches: whatever `run` takes.
-        run: `run(model, batch)` makes a forward pass.
-        change: the copy of `model`, not yet cut either, whose layers are given scaled parameters.
-
-    Returns:
-        The factor of each such layer.
     """
-    gone = {
-        layer: places for (layer, side), (places, _) in removals(graph.groups, keep).items() if side == "out"
-    }
-    layers = {name: model.get_submodule(name) for name in gone}
-    layers = {name: layer for name, layer in layers.items() if isinstance(layer, Resizable)}
-    products = {name: torch.zeros(2, dtype=torch.float64) for name in layers}
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def __init__(self, model: nn.Module, graph: Graph, keep: Keep) -> None:
+        outputs = {
+            layer: places
+            for (layer, side), (places, _) in removals(graph.groups, keep).items()
+            if side == "out"
+        }
+        layers = {name: model.get_submodule(name) for name in outputs}
+        self._gone = {name: places for name, places in outputs.items() if isinstance(layers[name], Resizable)}
+        self._layers = {name: layers[name] for name in self._gone}
+        self._products = {name: torch.zeros(2, dtype=torch.float64) for name in self._gone}
+
+    def __bool__(self) -> bool:
+        return bool(self._layers)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """While active, passes through the model are measured."""
+        hooks = [layer.register_forward_hook(self._hook(name)) for name, layer in self._layers.items()]
+        try:
+            yield
+        finally:
+            for handle in hooks:
+                handle.remove()
+
+    def restore(self, change: nn.Module) -> dict[str, float]:
+        """Scales the layers' parameters in a copy of the model, not yet cut either; the factor of each."""
+        factors = {
+            name: float(both / alone) if alone > 0 else 1.0 for name, (both, alone) in self._products.items()
+        }
+        for name, factor in factors.items():
+            layer = change.get_submodule(name)
+            for key, parameter in layer.named_parameters(recurse=False):
+                _renew(layer, key, parameter.detach().double() * factor)
+        return factors
+
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def on_call(module: nn.Module, args: Any, made: Tensor) -> None:
             stays = torch.ones(made.shape[1], dtype=made.dtype, device=made.device)
-            stays[gone[name]] = 0
+            stays[self._gone[name]] = 0
             stays = stays.view(-1, *[1] * (made.ndim - 2))
             alone = module.forward(args[0] * stays) * stays
-            products[name] += torch.stack([(made * alone).sum(), alone.square().sum()]).double().cpu()
+            self._products[name] += torch.stack([(made * alone).sum(), alone.square().sum()]).double().cpu()
 
         return on_call
-
-    if not layers:
-        return {}
-    hooks = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
-    try:
-        with torch.no_grad(), evaluating(model):
-            for batch in batches:
-                run(model, batch)
-    finally:
-        for handle in hooks:
-            handle.remove()
-    factors = {name: float(both / alone) if alone > 0 else 1.0 for name, (both, alone) in products.items()}
-    for name, factor in factors.items():
-        layer = change.get_submodule(name)
-        for key, parameter in layer.named_parameters(recurse=False):
-            _renew(layer, key, parameter.detach().double() * factor)
-    return factors
 
 
 def _regression(moments: Moments, kept: list[int], way: Way, *, constant: bool) -> tuple[Tensor, Tensor]:

@@ -204,13 +204,27 @@ class _Tally:
 def _add(sums: _Sums, read: Tensor, gradient: Tensor | None, places: Tensor) -> None:
     sums.maps[tuple(read.shape[1:-1])] += len(read)
     for where in places:
-        inputs = read[..., where].flatten(0, -2).float()
-        sums.inputs += (inputs.T @ inputs).double().cpu()
-        sums.means += inputs.sum(0).double().cpu()
-        sums.count += len(inputs)
+        inputs = _positions(read, where)
+        sums.inputs += _squares(inputs)
+        sums.means += inputs.sum((0, 1)).double().cpu()
+        sums.count += inputs.shape[0] * inputs.shape[1]
         if gradient is not None:
-            slopes = gradient[..., where].flatten(0, -2).float()
-            sums.gradients += (slopes.T @ slopes).double().cpu()
+            sums.gradients += _squares(_positions(gradient, where))
+
+
+def _positions(values: Tensor, where: Tensor) -> Tensor:
+    """`[B, ..., C]` -> `[B, P, channels]` float32 of some channels; no copy where these are all in order."""
+    if len(where) != values.shape[-1] or not torch.equal(where, torch.arange(len(where)).to(where)):
+        values = values[..., where]
+    return (values.flatten(1, -2) if values.ndim > 2 else values[:, None]).float()
+
+
+def _squares(values: Tensor) -> Tensor:
+    """`[B, P, C]` -> `[C, C]`, the sum of v v^T.
+
+    A product for each image: as one matrix, maps that lie channel by channel would have to be copied.
+    """
+    return (values.mT @ values).sum(0).double().cpu()
 
 
 def _images(batch: Any) -> int:

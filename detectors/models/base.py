@@ -129,6 +129,10 @@ class Detector(nn.Module):
         """Forward and detect in one, in the mode that the detector is in: what `predict` calls."""
         return self.detect(self(images), sizes)
 
+    def pass_through(self, images: Tensor) -> None:
+        """Runs images through every layer, as `found` does, for what looks on: what calibration calls."""
+        self(images)
+
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Forward and loss in one: what the training loop calls."""
         return self.loss(self(images), targets)

@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from toys import ConvNorm, Flattened, Normed, Scale, ThreeConvs, Transposed, inputs, made
 
 import detectors
-from compress.compensate import Way, compensated, rescaled
+from compress.compensate import Lengths, Way, compensated
 from compress.cost import subject
 from compress.evidence import moments
 from compress.graph import trace
 from compress.groups import Graph
 from compress.inputs import copied, tensors_in
-from compress.probe import narrowed
+from compress.probe import Keep, narrowed
 from compress.recalibrate import batch_norm_statistics
 from compress.recipe import Recipe
 from compress.taps import consumers
@@ -163,12 +163,19 @@ def test_compensation_leaves_the_model_alone_and_the_kept_shapes() -> None:
     assert all(parameter.requires_grad for parameter in mended.parameters())
 
 
+def restored(model: nn.Module, graph: Graph, keep: Keep, change: nn.Module) -> dict[str, float]:
+    lengths = Lengths(model, graph, keep)
+    with torch.no_grad(), lengths.watched():
+        model(images())
+    return lengths.restore(change)
+
+
 def test_a_length_over_fewer_channels_is_scaled_back() -> None:
     model = made(Normed)
     graph = trace(model, inputs())
     keep = {"body": (0, 1, 2, 3)}
     change = narrowed(model, [], {})
-    factors = rescaled(model, graph, keep, [images()], run, change=change)
+    factors = restored(model, graph, keep, change)
     with torch.no_grad():
         read = model.body(images()).relu()
         wanted = model.norm(read)[:, :4]
@@ -193,5 +200,5 @@ def test_a_layer_that_looks_at_each_channel_alone_stays_as_it_is() -> None:
     model = made(Normed)
     model.norm = Gain(8)
     graph = trace(model, inputs())
-    factors = rescaled(model, graph, {"body": (0, 1, 2, 3)}, [images()], run, change=narrowed(model, [], {}))
+    factors = restored(model, graph, {"body": (0, 1, 2, 3)}, narrowed(model, [], {}))
     assert factors == {"norm": pytest.approx(1.0, abs=1e-6)}

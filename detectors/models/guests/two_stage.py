@@ -49,6 +49,10 @@ class TwoStage(Guest):
         found, _ = heads(features, proposals, batch.image_sizes)
         return self.placed(found, sizes, first=1)
 
+    def pass_through(self, images: Tensor) -> None:
+        """Both stages: the second one reads other boxes in `forward`."""
+        self.found(images, [self.size] * len(images))
+
     def _features(self, images: Tensor) -> tuple[ImageList, dict[str, Tensor]]:
         padded = self.network.padded(self.normalise(images))
         features = self.network.features(padded)
