@@ -1,6 +1,7 @@
 """Calibration on training images: what scores need to know, and what is mended between cut and training."""
 
 import copy
+import math
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -17,6 +18,7 @@ from compress.inputs import copied
 from compress.probe import Keep, narrowed
 from compress.recalibrate import batch_norm_statistics
 from compress.recipe import Recipe
+from compress.reconstruct import reconstruct
 from compress.scoring import detection_loss, regroups
 from detectors.data import Dataset
 from detectors.data.loader import train_loader
@@ -26,6 +28,10 @@ from detectors.errors import DataError
 from detectors.memory_format import to_channels_last
 from detectors.models.base import Detector
 from detectors.types import Batch
+
+# Pixels of all images that a reconstruction looks at: their maps of one layer are in memory together, 16 MB
+# for each channel at full size.
+_AT_ONCE = 2**22
 
 
 def calibration_batches(
@@ -118,21 +124,28 @@ def recalibrated(
     network, inputs = subject(before)
     graph = trace(network, inputs)
     cut = [group for group in graph.groups if group.name in keep]
-    lengths = Lengths(watched.network, graph, keep if settings.recalibrate != "none" else {})
+    renewed = settings.recalibrate != "none"
+    lengths = Lengths(watched.network, graph, keep if renewed else {})
     read = cut if settings.compensate != "none" else []
     if read or lengths:
         with lengths.watched():  # in the same pass
             found = moments(watched.network, read, batches(), run)
     if settings.compensate != "none" and cut:
-        renewed = settings.recalibrate != "none"
-        network = compensated(network, graph, keep, found, settings.compensate, renewed=renewed)
+        way = "refit" if settings.compensate == "reconstruct" else settings.compensate
+        network = compensated(network, graph, keep, found, way, renewed=renewed)
         facts["compensated"] = sorted({layer for _, layer in found})
-    if settings.recalibrate != "none" and cut:
+    if renewed and cut:
         network = copied(network, lambda tensor: tensor)
         facts["scales"] = lengths.restore(network)
     if facts:
         slim.network = copied(narrowed(network, graph.groups, keep), lambda tensor: tensor.clone())
-    if settings.recalibrate != "none":
+    if settings.compensate == "reconstruct" and cut:
+        count = max(1, _AT_ONCE // (recipe.finetune.batch * math.prod(before.size)))
+        shown = [before.normalise(batch.images) for batch in islice(batches(), count)]
+        facts["reconstructed"] = reconstruct(
+            watched.network, slim.network, graph, keep, shown, renewed=renewed
+        )
+    if renewed:
         if recipe.finetune.channels_last:
             to_channels_last(slim)
         images = (batch.images for batch in batches())

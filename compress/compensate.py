@@ -50,7 +50,7 @@ def compensated(
         renewed: whether batch norm statistics will be measured anew.
     """
     result = copied(model, lambda tensor: tensor)
-    normed = _before_batch_norm(model, graph) if renewed else set()
+    normed = before_batch_norm(model, graph) if renewed else set()
     for group in graph.groups:
         if group.name not in keep:
             continue
@@ -198,7 +198,7 @@ def _renew(layer: nn.Module, name: str, value: Tensor) -> None:
     setattr(layer, name, fresh)
 
 
-def _before_batch_norm(model: nn.Module, graph: Graph) -> set[str]:
+def before_batch_norm(model: nn.Module, graph: Graph) -> set[str]:
     """Producers whose channels a batch norm of the same group normalises: what is constant there is lost."""
 
     def has_norm(group: Group) -> bool:

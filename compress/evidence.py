@@ -166,7 +166,7 @@ class _Tally:
     def see(self, layer: str, read: Tensor, gradient: Tensor | None) -> None:
         """Adds one pass through a layer: `[B, ..., C]` what it reads and the gradient by it."""
         if gradient is not None:
-            felt = (read * gradient).flatten(1, -2).sum(1) if read.ndim > 2 else read * gradient
+            felt = _felt(read, gradient)
         for name, places in self._readers[layer]:
             if gradient is not None:
                 self._gates[name].append(felt[:, places.to(felt.device)].sum(1).double().cpu())
@@ -201,6 +201,13 @@ class _Tally:
         }
 
 
+def _felt(read: Tensor, gradient: Tensor) -> Tensor:
+    """`[B, ..., C]` -> `[B, C]`, the gradient by a gate; an image at a time, to save memory."""
+    if read.ndim == 2:
+        return read * gradient
+    return torch.stack([(a * g).flatten(0, -2).sum(0) for a, g in zip(read, gradient, strict=True)])
+
+
 def _add(sums: _Sums, read: Tensor, gradient: Tensor | None, places: Tensor) -> None:
     sums.maps[tuple(read.shape[1:-1])] += len(read)
     for where in places:
@@ -224,7 +231,7 @@ def _squares(values: Tensor) -> Tensor:
 
     A product for each image: as one matrix, maps that lie channel by channel would have to be copied.
     """
-    return (values.mT @ values).sum(0).double().cpu()
+    return torch.stack([image.T @ image for image in values]).sum(0).double().cpu()
 
 
 def _images(batch: Any) -> int:

@@ -1,6 +1,7 @@
 """What is mended after a cut and before any training."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -23,26 +24,38 @@ def batch_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
     Raises:
         ValueError: there are batch norms but no batches; their statistics would be lost.
     """
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats
-    ]
-    if not norms:
+    if not _norms(model):
         return 0
     remaining = iter(batches)
     first = next(remaining, None)
     if first is None:
         raise ValueError("no batch to measure the statistics on")
     model.eval()
-    momenta = [norm.momentum for norm in norms]
+    with measuring(model):
+        for batch in chain([first], remaining):
+            model(batch)
+    return len(_norms(model))
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[None]:
+    """While active, every batch norm normalises by the batch at hand and keeps the mean over the batches."""
+    norms = _norms(model)
+    before = [(norm.momentum, norm.training) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean: every batch counts the same
         norm.training = True  # not train(), which a frozen batch norm ignores
-    for batch in chain([first], remaining):
-        model(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
-    return len(norms)
+    try:
+        yield
+    finally:
+        for norm, (momentum, training) in zip(norms, before, strict=True):
+            norm.momentum, norm.training = momentum, training
+
+
+def _norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats
+    ]

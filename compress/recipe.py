@@ -61,10 +61,11 @@ class PruneConfig:
     epochs: list[int] | None = setting(
         None, "fine-tuning epochs of each round; null: finetune.epochs in every round"
     )
-    compensate: Literal["none", "mean", "refit"] = setting(
+    compensate: Literal["none", "mean", "refit", "reconstruct"] = setting(
         "none",
-        "what makes up for removed channels in the layers that read them: their mean, in the bias; or refit: "
-        "least squares on the channels that stay",
+        "what makes up for removed channels in the layers that read them: their mean, in the bias; refit: "
+        "least squares on the channels that stay; reconstruct: that, and then each layer solved anew in the "
+        "slim network, which is worth most where there is little or no fine-tuning",
     )
     recalibrate: Literal["none", "norms"] = setting(
         "norms", "norms: after a cut, measure batch norm statistics and L2Norm scales anew"
