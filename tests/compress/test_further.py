@@ -39,11 +39,15 @@ def test_a_slim_detector_is_pruned_further_by_another_criterion(tmp_path: Path) 
     first = build("refinedet", classes, size=(64, 64), width=0.0625).eval()
     second, once = cut_and_mended(first, tmp_path / "slim.pth", criterion="fisher", compensate="refit")
     third, twice = cut_and_mended(
-        second, tmp_path / "slimmer.pth", criterion="column_subset", compensate="refit"
+        second, tmp_path / "slimmer.pth", criterion="column_subset", compensate="reconstruct"
     )
     for facts in (once, twice):
         assert facts["scales"].keys() == {"conv4_3_L2Norm", "conv5_3_L2Norm"}
         assert "arm_conf.0" in facts["compensated"]
+    assert "reconstructed" not in once
+    assert {"backbone.features.0", "tcb0.0", "odm_loc.3"} <= twice["reconstructed"].keys()
+    # The transposed convolutions, which bring a level up to the next.
+    assert "tcb1.0" not in twice["reconstructed"]
     assert cost_of(third).macs <= 0.36 * cost_of(first).macs
     assert all(torch.isfinite(tensor).all() for tensor in third.state_dict().values())
     found = third.predict(torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)))
