@@ -12,13 +12,15 @@ def judged(pictures: dict[str, Any]) -> dict[str, Any]:
     """The pictures with a verdict on every box: found or missed if labelled, right or wrong if detected.
 
     A detection is right where it overlaps a labelled box of its class that no better one has taken, by an
-    IoU of 0.5 or more. Boxes marked difficult, and crowds, are never missed, and what overlaps one is not wrong.
+    IoU of 0.5 or more. Boxes marked difficult, and crowds, are never missed, and what
+    overlaps one is not wrong.
     """
     shown = []
     for picture in pictures["pictures"]:
         models = {}
         for model in ("first", "slim"):
-            found, taken = [], set()
+            found: list[Box] = []
+            taken: set[int] = set()
             for box in sorted(picture[model], key=lambda box: -float(box["score"])):
                 place = _match(box, picture["truth"], taken)
                 if place is not None and not picture["truth"][place]["optional"]:

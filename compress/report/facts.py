@@ -1,5 +1,7 @@
 """Everything that a report shows, as plain data: from what a run recorded, without model or images."""
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 from compress.ledger import Entry, Ledger, kept_round
@@ -18,18 +20,18 @@ def facts_of(
     ledger: Ledger,
     recipe: Recipe | None = None,
     *,
-    name: str = "run",
     pictures: Facts | None = None,
     sensitivity: Facts | None = None,
+    note: str = "",
 ) -> Facts:
     """The facts of a run, finished or not, that can be written as JSON.
 
     Args:
-        ledger: of the run.
+        ledger: of the run, in its folder.
         recipe: that it ran by; None where the folder holds none.
-        name: of the run.
         pictures: what `pictures.take` recorded.
         sensitivity: what a sweep found, as `sensitivity.read` gives it.
+        note: why no sweep is given.
 
     Raises:
         RunError: a ledger without a first line, or one whose lines lack what every run records.
@@ -54,7 +56,7 @@ def facts_of(
     finished = bool(done) and (wanted is None or done[-1] == wanted) and rounds[-1]["score"] is not None
     score = start["score"]
     facts: Facts = {
-        "name": name,
+        "name": ledger.path.resolve().parent.name,
         "state": "stopped" if stop else "finished" if finished else "unfinished",
         "stopped": stop and {key: stop[key] for key in ("round", "score", "below")},
         "masked": bool(recipe and recipe.prune.mode == "mask"),
@@ -74,11 +76,26 @@ def facts_of(
         **_parts(ledger, start, kept or (done[-1] if done else 0)),
         **_widths(ledger, start, kept or len(rounds) - 1),
         "sensitivity": sensitivity,
+        "sensitivity_note": note,
         "pictures": judged(pictures) if pictures and kept else None,
         "environment": start.get("environment"),
         "recipe": recipe and {"changes": changes(recipe), "yaml": dump(recipe)},
+        "commands": _commands(ledger.path.parent, recipe) if recipe else [],
     }
     return facts | {"headline": headline(facts), "verdict": verdict(ledger)}
+
+
+def _commands(folder: Path, recipe: Recipe) -> list[dict[str, str]]:
+    """What to type to get the same again, and to go on from it."""
+    saved = folder / "recipe.yaml"
+    slim = folder / ("masked.pth" if recipe.prune.mode == "mask" else "slim.pth")
+    lines = [
+        ("The same run again, in a folder of its own:", ["prune.py", str(saved), "out=AGAIN"]),
+        ("The score of the model that it left:", ["eval_voc.py", str(saved), f"model={slim}"]),
+        ("Training it further:", ["finetune.py", str(saved), f"model={slim}", "out=FURTHER"]),
+        ("This page again, from what the folder holds:", ["-m", "compress.report", str(folder)]),
+    ]
+    return [{"does": does, "command": shlex.join(["python", *words])} for does, words in lines]
 
 
 def _rounds(ledger: Ledger, start: Entry, kept: int) -> list[Facts]:

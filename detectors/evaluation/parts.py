@@ -1,4 +1,4 @@
-"""A score taken apart: what each class, and small, medium and large objects, gain or lose between two models."""
+"""A score taken apart: what each class and each size of objects gains or loses between two models."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,8 +26,8 @@ class Part:
     """The average precision of one class, or of the objects of one size.
 
     Attributes:
-        kind: "class", by the metric at hand; or "size", COCO's average precision of objects in a range of areas
-            (small below 32 x 32 pixels, large from 96 x 96), over all classes.
+        kind: "class", by the metric at hand; or "size", COCO's average precision of all classes' objects in a
+            range of areas: small up to 32 x 32 pixels, large from 96 x 96.
         name: of the class or the size.
         boxes: labelled boxes, without crowds.
         value: 0 to 1; nan where nothing can be scored.
