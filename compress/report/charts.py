@@ -107,8 +107,7 @@ def against_cost(rounds: Sequence[Row], kind: str, metric: str, share: Sequence[
     y, x = Scale(marks[0], marks[-1], 158, 18), Scale(0, max(1.0, *(at for _, at in told)), 0, 96)
     _frame(svg, marks, y)
     for place in (0, 0.5, 1):
-        anchor = "start" if place == 0 else "middle"
-        text(svg, f"{place:.0%}".replace("%", " %"), x(place), 180, anchor=anchor)
+        text(svg, f"{place:.0%}".replace("%", " %"), x(place), 180)
         line(svg, "divider", x(place), 18, x(place), 162)
     for (row, at), (other, there) in pairwise(told):
         ends = (x(at), y(100 * row["score"]["value"]), x(there), y(100 * other["score"]["value"]))

@@ -1,6 +1,6 @@
 """The report as one HTML page that needs nothing from outside: facts in, text out."""
 
-import json
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -14,6 +14,7 @@ Row = dict[str, Any]
 
 # Classes whose rows are open at once; of more, the rest is folded away.
 _OPEN_CLASSES = 12
+_QUOTED = re.compile(r"`([^`]*)`")
 _UNITS = {"macs": "multiply-adds", "params": "parameters", "bytes": "size", "time": "time"}
 
 
@@ -28,7 +29,7 @@ def page(facts: Row) -> str:
     """
     try:
         from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
+        from markupsafe import Markup, escape
     except ImportError:
         raise ConfigError(
             "report.html needs jinja2, which is not installed: pip install 'slimdet[report]', then "
@@ -43,6 +44,7 @@ def page(facts: Row) -> str:
         "change": lambda value: points(value, sign=True),
         "share": lambda value: f"{value:.1%}".replace("%", " %"),
         "amount": amount,
+        "code": lambda said: Markup(_QUOTED.sub(r"<code>\1</code>", str(escape(said)))),
     }
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
     style = Markup((here / "page.css").read_text(encoding="utf-8"))
@@ -59,7 +61,6 @@ def page(facts: Row) -> str:
         widths=_widths(facts["widths"], Markup),
         heat=heat(facts["sensitivity"]) if facts["sensitivity"] else [],
         pictures=_pictures(facts, Markup),
-        written=json.dumps,
     )
 
 
@@ -69,10 +70,11 @@ def amount(value: float, kind: str) -> str:
         return f"{value:.1f} ms"
     if kind == "bytes":
         return f"{value / 1e6:.2f} MB"
+    if kind == "params":
+        return f"{value / 1e6:.3f} M"
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
-            digits = 3 if kind == "params" else 2 if unit == "G" else 1
-            return f"{value / size:.{digits}f} {unit}"
+            return f"{value / size:.{2 if unit == 'G' else 1}f} {unit}"
     return str(value)
 
 
@@ -99,7 +101,6 @@ def _stats(facts: Row) -> list[Row]:
     for kind, name, words in (
         ("bytes", "Size", ("smaller", "larger", "unchanged")),
         ("macs", "Multiply-adds", ("fewer", "more", "unchanged")),
-        ("params", "Parameters", ("fewer", "more", "unchanged")),
     ):
         ends = (first["cost"][kind], last["cost"][kind])
         rows.append(_stat(name, times(ends[0] / ends[1], *words), ends, kind))
