@@ -86,14 +86,16 @@ def summary(ledger: Ledger, facts: dict[str, Any]) -> str:
             ["layer", "filters before", "after"],
             [
                 [
-                    ", ".join([row["layer"], *row["tied"]]),
+                    _cell(", ".join([row["layer"], *row["tied"]])),
                     str(row["first"]),
                     " -> ".join(map(str, row["rounds"])),
                 ]
                 for row in facts["widths"]
             ],
         ),
-        "\n".join(f"- kept whole ({row['reason']}): {', '.join(row['layers'])}" for row in facts["whole"]),
+        "\n".join(
+            _cell(f"- kept whole ({row['reason']}): {', '.join(row['layers'])}") for row in facts["whole"]
+        ),
     ]
     if facts["recipe"]:
         blocks += ["## Recipe", f"```\n{facts['recipe']['changes']}\n```"]
