@@ -1,6 +1,7 @@
 """Run folders to report on, and what tests ask of a page."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -12,11 +13,13 @@ from tiny_runs import ALONE, tiny_detector, tiny_recipe
 from compress.ledger import Ledger
 from compress.recipe import Recipe
 from compress.report.pictures import take
+from compress.report.write import write_report
 from compress.rounds import Run
 from detectors.config import dump
 from detectors.data import build as build_data
 from detectors.models.base import Detector
 
+EVIL = '<script>alert(1)</script>&"'
 # Elements of HTML that have no end.
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 SECTIONS = ["rounds", "who-pays", "widths", "sensitivity", "pictures", "again"]
@@ -95,3 +98,25 @@ class Page(HTMLParser):
         """Text."""
         if not self._open or self._open[-1] not in ("style", "script"):
             self._said.append(data)
+
+
+def page_of(folder: Path, **given: Any) -> Page:
+    """The page of a run folder; it has nothing from outside, every section, and names for its figures."""
+    write_report(folder, **given)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert re.findall(r"https?:|//", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)) == []
+    assert all(address.startswith(("#", "data:image/jpeg;base64,")) for address in page.addresses)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert "url(" not in text
+    assert [name for name in page.ids if name in SECTIONS] == SECTIONS
+    assert len(page.ids) == len(set(page.ids))
+    for figure in page.figures:
+        if figure.get("aria-hidden") == "true":
+            continue
+        assert figure["role"] == "img"
+        title, description = figure["aria-labelledby"].split()
+        assert {title, description} <= set(page.ids)
+    assert "None" not in page.text
+    assert "nan" not in page.text.split()
+    return page
