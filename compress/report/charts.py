@@ -124,7 +124,7 @@ def against_cost(rounds: Sequence[Row], kind: str, metric: str, share: Sequence[
         if score["low"] is not None:
             line(svg, f"interval {style}", x(at), y(100 * score["low"]), x(at), y(100 * score["high"]))
         dot(svg, style, x(at), y(100 * score["value"]))
-        if row["round"] and all(abs(x(at) - one) > 6 for one in taken):
+        if row["round"] and all(abs(x(at) - one) > 9 for one in taken):
             top = score["value"] if score["high"] is None else score["high"]
             text(svg, str(row["round"]), x(at), min(y(100 * top), y(100 * score["value"]) - 4) - 4)
             taken.append(x(at))

@@ -43,6 +43,7 @@ def page(facts: Row) -> str:
         "points": points,
         "change": lambda value: points(value, sign=True),
         "share": lambda value: f"{value:.1%}".replace("%", " %"),
+        "whole": lambda value: f"{100 * value:g} %",
         "amount": amount,
         "code": lambda said: Markup(_QUOTED.sub(r"<code>\1</code>", str(escape(said)))),
     }

@@ -52,7 +52,7 @@ def test_a_sweep_of_the_same_model_is_a_heat_map(finished: Path, tmp_path: Path)
     model = Ledger(folder / "ledger.jsonl").find(0, "start")["model"]
     (folder / "sensitivity.json").write_text(json.dumps(SWEEP | {"model": model}))
     text = page_of(folder).text
-    assert f"{EVIL}stem (−1.0) 40.0 25.0 %" in text
+    assert f"{EVIL}stem (−1.0) 40.0 25 %" in text
     assert "head 10.0 – leave alone" in text
     assert "A negative drop is a gain; prune.caps takes these." in text
     shades = re.findall(r"var\(--tuned\) (\d+)%", (folder / "report.html").read_text())
