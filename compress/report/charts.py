@@ -33,7 +33,7 @@ def recovery(rounds: Sequence[Row], metric: str) -> str:
     for k, (number, phase, score, _) in enumerate(places):
         at = x(k + 0.5)
         if phase == "score":
-            middle, name = (x(0.5), "first") if number == 0 else (x(k - 0.5), _round_name(number, rounds))
+            middle, name = x(0.5 if number == 0 else k - 0.5), _round_name(number, rounds)
             text(svg, name, middle, 274)
             line(svg, "divider", x(k + 1), 24, x(k + 1), 258)
         if not score:
@@ -63,6 +63,8 @@ def _recovery_told(rounds: Sequence[Row], metric: str) -> str:
 
 def _round_name(number: int, rounds: Sequence[Row]) -> str:
     """What stands below a round: of many, only every so many a number."""
+    if number == 0:
+        return "first" if len(rounds) <= 10 else "0"
     if len(rounds) <= 5:
         return f"round {number}"
     return str(number) if (number - 1) % (1 + len(rounds) // 16) == 0 else ""

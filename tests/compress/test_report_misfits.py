@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,14 @@ def test_without_jinja2_all_but_the_page_is_written_and_the_extra_named(
     ):
         write_report(folder)
     assert sorted(path.suffix for path in folder.glob("report.*")) == [".csv", ".json", ".md"]
+
+
+def test_an_installed_package_has_all_that_the_page_is_made_of() -> None:
+    root = Path(__file__).parents[2]
+    settings = tomllib.loads((root / "pyproject.toml").read_text())
+    globs = settings["tool"]["setuptools"]["package-data"]["compress.report"]
+    others = [
+        path for path in (root / "compress/report").iterdir() if path.is_file() and path.suffix != ".py"
+    ]
+    assert others
+    assert all(any(path.match(glob) for glob in globs) for path in others)
