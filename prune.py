@@ -11,7 +11,8 @@
 9 write slim.pth and the report, print the rounds
 
 Writes into prunes/RECIPE (or OUT): ledger.jsonl with a line for each finished phase, round_NN.pth, slim.pth
-and report.md. Ctrl-C or a crash loses nothing that was finished: the same command goes on.
+and report.html, .md, .csv and .json. Ctrl-C or a crash loses nothing that was finished: the same command goes
+on.
 """
 
 from pathlib import Path
@@ -23,12 +24,14 @@ from compress.recipe import Recipe
 def prune(recipe: Recipe, path: str) -> None:
     """The steps of the module's docstring."""
     from compress.report import markdown, verdict, widths_table
+    from compress.report.pictures import take
+    from compress.report.write import write_report
     from compress.rounds import Run
     from compress.schedule import check, plan_round
     from compress.session import describe, headline, need_model, open_all, run_folder, terms_of
     from detectors.config import changes
     from detectors.engine.distributed import joined
-    from detectors.files import write_text
+    from detectors.errors import ConfigError
 
     need_model(recipe, "prune.py")
     with joined() as place:
@@ -49,10 +52,16 @@ def prune(recipe: Recipe, path: str) -> None:
         with run_folder(recipe, Path("prunes") / Path(path).stem, sections, place) as folder:
             ledger = Run(recipe, detector, training, test, folder, place).finish()
             if place.leads:
-                report = f"{markdown(ledger)}\n\n{verdict(ledger)}\n"
-                write_text(folder / "report.md", report)
-                saved = [name for name in ("slim.pth", "masked.pth") if (folder / name).exists()]
-                print("\n".join([f"\n{report}", *(f"saved {folder / name}" for name in saved)]))
+                print(f"\n{markdown(ledger)}\n\n{verdict(ledger)}\n")
+                take(recipe, detector, test, folder, ledger)
+                lacking = ""
+                try:
+                    write_report(folder)
+                except ConfigError as error:
+                    lacking = f"\n{error}"
+                names = ("slim.pth", "masked.pth", "report.md", "report.html")
+                saved = [name for name in names if (folder / name).exists()]
+                print("\n".join(f"saved {folder / name}" for name in saved) + lacking)
 
 
 if __name__ == "__main__":

@@ -150,6 +150,23 @@ class DistillConfig:
 
 
 @dataclass
+class ReportConfig:
+    """What the report shows beside the rounds; may differ when a run is resumed."""
+
+    after_cut: bool = setting(
+        True,
+        "score each round right after its cut too, before anything is mended: one more pass over data.test",
+    )
+    pictures: int = setting(4, "test images shown with what both models find in them; 0: none")
+    picture_score: float = setting(0.4, "least score of the detections that are shown, 0 to 1")
+
+    def __post_init__(self) -> None:
+        require(self.pictures >= 0, "report.pictures", self.pictures, "0 or more")
+        least = self.picture_score
+        require(0 <= least <= 1, "report.picture_score", least, "between 0 and 1")
+
+
+@dataclass
 class LoadConfig:
     """How the checkpoint `model` is read."""
 
@@ -169,6 +186,7 @@ class Recipe:
     prune: PruneConfig = setting(PruneConfig, "prune.py")
     finetune: TrainConfig = setting(TrainConfig, "finetune.py, and the fine-tuning in each round of prune.py")
     distill: DistillConfig = setting(DistillConfig, "a teacher in fine-tuning")
+    report: ReportConfig = setting(ReportConfig, "the report of prune.py")
     model: str | None = setting(None, "a checkpoint to start from, full or slim, ours or published")
     load: LoadConfig = setting(LoadConfig, "reading the checkpoint")
     out: str | None = setting(

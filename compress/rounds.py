@@ -8,22 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from compress.calibration import recalibrated
-from compress.cost import Cost, cost_of, subject
-from compress.graph import trace
-from compress.latency import Latency, measure
+from compress.cost import Cost, subject
 from compress.ledger import Entry, Ledger, kept_round
 from compress.masking import unfolded
 from compress.pruning import carry_out
 from compress.recipe import Recipe
 from compress.report import widths_table
 from compress.schedule import least_score, plan_round
-from compress.session import loader_of, predictions_of, scored, terms_of
+from compress.session import loader_of, terms_of
+from compress.states import States
 from detectors.checkpoint import fingerprint, save
 from detectors.data import Dataset
 from detectors.engine.distributed import Place, wait
 from detectors.engine.loop import fit
 from detectors.errors import RunError
-from detectors.evaluation.run import Predictions, paired_difference
 from detectors.files import write_text
 from detectors.loading import load
 from detectors.models.base import Detector
@@ -58,7 +56,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.folder / "ledger.jsonl", write=self.place.leads)
-        self._first_predictions: Predictions | None = None
+        self._states = States(self.recipe, self.first, self.test, self.place)
 
     def finish(self) -> Ledger:
         """Runs whatever phases are not done yet, and leaves `slim.pth`.
@@ -120,15 +118,13 @@ class Run:
                 )
             return
         self._say("scoring the model as it is")
-        graph = trace(*subject(self.first))
         self.ledger.add(
             {
                 "round": 0,
                 "phase": "start",
                 "model": mark,
                 "file": self.recipe.model,
-                "widths": {group.name: group.channels for group in graph.groups},
-                **self._state_of(self.first),
+                **self._states.of_first(),
             }
         )
         wait(self.place)
@@ -165,8 +161,13 @@ class Run:
             write_text(self._plan_file(number), json.dumps({"keep": plan.keep}))
         self._say(f"\n{widths_table(graph, plan, number)}\n")
         self._say(f"round {number}: cut and proven: {plan.before} -> {plan.after}")
+        score = None
+        if self.recipe.report.after_cut:
+            score = self._states.score(slim)
+            self._say(f"round {number}: after the cut {score.line()}")
         return slim, {
             "cost": asdict(plan.after),
+            "score": score.to_dict() if score else None,
             "widths": {name: after for name, (_, after) in plan.widths.items()},
         }
 
@@ -174,7 +175,7 @@ class Run:
         path = self._before(number, "cut")
         before = load(path).to(self.place.device) if path else self.first
         facts = recalibrated(self.recipe, before, detector, self._kept(number), self.training, self.place)
-        score = scored(self.recipe, detector, predictions_of(self.recipe, detector, self.test, self.place))
+        score = self._states.score(detector)
         self._say(f"round {number}: before fine-tuning {score.line()}")
         return detector, {**facts, "score": score.to_dict()}
 
@@ -200,48 +201,12 @@ class Run:
         )
 
     def _evaluate(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
-        entry = self._state_of(detector)
+        entry = self._states.of(detector)
         self._say(
             f"round {number}: {Cost(**entry['cost'])}; {entry['score']['label']} "
             f"{entry['score']['value']:.3f}"
         )
         return detector, entry
-
-    def _state_of(self, detector: Detector) -> Entry:
-        """Score, costs and latency of a detector, the latter two beside the first model's."""
-        found = predictions_of(self.recipe, detector, self.test, self.place)
-        score = scored(self.recipe, detector, found)
-        is_first = detector is self.first
-        difference = None
-        if not is_first and self.recipe.eval.bootstrap:
-            if self._first_predictions is None:
-                self._first_predictions = predictions_of(self.recipe, self.first, self.test, self.place)
-            difference = paired_difference(
-                self._first_predictions.detections,
-                found.detections,
-                found.targets,
-                detector.spec.classes,
-                metric=self.recipe.eval.metric,
-                bootstrap=self.recipe.eval.bootstrap,
-            )
-        elif is_first:
-            self._first_predictions = found
-        latency, first_latency = self._latencies(detector)
-        return {
-            "cost": asdict(cost_of(detector)),
-            "score": score.to_dict(),
-            "difference": asdict(difference) if difference else None,
-            "latency": asdict(latency) if latency else None,
-            "first_latency": asdict(first_latency) if first_latency else None,
-        }
-
-    def _latencies(self, detector: Detector) -> tuple[Latency | None, Latency | None]:
-        runs = self.recipe.prune.latency_runs
-        if runs == 0 or not self.place.leads:
-            return None, None  # the others wait: timed at once, the processes would slow each other
-        networks = [self.first.network] if detector is self.first else [detector.network, self.first.network]
-        measured = measure(networks, subject(detector)[1], runs=runs)
-        return measured[0], measured[-1]
 
     def _before(self, number: int, phase: str) -> Path | None:
         """The file that a phase starts from; None for the first model itself."""

@@ -49,6 +49,25 @@ def coco(
     return replace(measurement, details=_details(matched, average))
 
 
+def by_size(
+    detections: Sequence[Detections], targets: Sequence[Target], classes: tuple[str, ...]
+) -> dict[str, Measurement]:
+    """The average precision of small, medium and large objects, as in the details of `coco`.
+
+    Detections that are ignored at every threshold are left out of a ranking, which changes no value and makes
+    a bootstrap several times faster. Arguments and errors as in `matching.by_class`.
+    """
+    matched = [match(rows) for rows in by_class(detections, targets, classes)]
+    average = interpolated(RECALL_LEVELS)
+    return {
+        name: measure(
+            f"AP of {name} objects", classes, [_counted(ranges[name]) for ranges in matched], average
+        )
+        for name in AREA_RANGES
+        if name != "all"
+    }
+
+
 def match(rows: ClassBoxes) -> dict[str, Ranking]:
     """The matching of pycocotools (`COCOeval.evaluateImg`) of one class, for each area range.
 
@@ -82,6 +101,12 @@ def match(rows: ClassBoxes) -> dict[str, Ranking]:
         )
         for a, name in enumerate(AREA_RANGES)
     }
+
+
+def _counted(ranking: Ranking) -> Ranking:
+    """A ranking without the detections that no threshold counts."""
+    some = ~ranking.ignored.all(axis=0)
+    return Ranking(ranking.image[some], ranking.hit[:, some], ranking.ignored[:, some], ranking.positives)
 
 
 def _choose(rows: ClassBoxes, truth_ignored: np.ndarray) -> np.ndarray:

@@ -103,6 +103,7 @@ def measure(
         per_class=dict(zip(classes, plain[0].tolist(), strict=True)),
         details={},
         values=lambda weights: mean_of_defined(by_class(weights)),
+        class_values=by_class,
     )
 
 

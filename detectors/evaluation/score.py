@@ -22,6 +22,8 @@ class Measurement:
         details: further numbers by name.
         values: the headline for each of R weightings of the I images: integer weights `[R, I]`, 0 or more, to
             float64 `[R]`. All ones give `value`; counts give what images repeated that often would.
+        class_values: the same for each class, `[R, I]` to `[R, C]`, nan where a class has nothing to score;
+            None for a metric that is no mean over classes.
     """
 
     label: str
@@ -29,6 +31,7 @@ class Measurement:
     per_class: dict[str, float]
     details: dict[str, float]
     values: Callable[[NDArray[np.integer]], NDArray[np.float64]]
+    class_values: Callable[[NDArray[np.integer]], NDArray[np.float64]] | None = None
 
 
 class Metric(Protocol):

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from scripts import Done, files_in, run
 import detectors
 from compress.cost import cost_of
 from compress.ledger import Ledger
+from compress.report import markdown
 from detectors.checkpoint import fingerprint, read
 
 Chain = tuple[Path, dict[str, Done]]
@@ -23,7 +25,8 @@ def test_every_command_ends_well_and_is_silent_on_stderr(chain: Chain) -> None:
 
 def test_the_files_of_the_chain(chain: Chain) -> None:
     rounds = {f"round_{number}.{kind}" for number in ("01", "02") for kind in ("plan.json", "pth")}
-    prune = {"ledger.jsonl", "recipe.yaml", "report.md", "slim.pth", *rounds}
+    report = {f"report.{kind}" for kind in ("csv", "html", "json", "md")}
+    prune = {"ledger.jsonl", "pictures.json", "recipe.yaml", "slim.pth", *report, *rounds}
     assert set(files_in(chain[0])) == {
         "tiny.yaml",
         *(f"weights/tiny/{name}" for name in ("last.pth", "model.pth", "recipe.yaml")),
@@ -70,12 +73,16 @@ def test_prune_tells_widths_protected_layers_and_the_rounds(chain: Chain) -> Non
     out = said["prune"].out
     assert re.search(r"backbone\.features\.0 +8 -> +\d\n", out)
     assert "kept whole (makes an output): conf.0" in out
-    report = (folder / "prunes/tiny/report.md").read_text()
-    assert report in out
-    rows = [line for line in report.splitlines() if line.startswith("|")]
+    table = markdown(Ledger(folder / "prunes/tiny/ledger.jsonl"))
+    assert table in out
+    assert table in (folder / "prunes/tiny/report.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("|")]
     assert [row.split("|")[1].strip() for row in rows] == ["round", "---", "0", "1", "2"]
-    assert re.search(r"\d\.\d times fewer MACs", report)
-    assert "saved prunes/tiny/slim.pth" in out
+    assert re.search(r"\d\.\d times fewer MACs", out)
+    for name in ("slim.pth", "report.md", "report.html"):
+        assert f"saved prunes/tiny/{name}" in out
+    for number in (1, 2):
+        assert re.search(rf"round {number}: after the cut mAP \(voc\) 0\.\d{{3}} \[", out)
 
 
 def test_the_slim_model_meets_the_budget_and_knows_its_parent(chain: Chain) -> None:
@@ -129,11 +136,32 @@ def test_a_finished_prune_prints_its_table_again_and_adds_no_line(finished: Path
     before = files_in(finished / "prunes/tiny")
     done = run(finished, "prune.py", "tiny.yaml", "model=weights/tiny/model.pth")
     assert (done.code, done.err) == (0, "")
-    assert (finished / "prunes/tiny/report.md").read_text() in done.out
+    assert markdown(Ledger(finished / "prunes/tiny/ledger.jsonl")) in done.out
     after = files_in(finished / "prunes/tiny")
     changed = {name for name in before | after if before.get(name) != after.get(name)}
     assert changed <= {"slim.pth"}
     assert fingerprint(detectors.load(finished / "prunes/tiny/slim.pth"))
+
+
+def test_without_jinja2_a_run_ends_well_and_says_how_to_get_the_page(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (finished / "prunes/tiny/report.html").unlink()
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    done = run(finished, "prune.py", "tiny.yaml", "model=weights/tiny/model.pth")
+    assert (done.code, done.err) == (0, "")
+    assert "saved prunes/tiny/slim.pth" in done.out
+    assert "saved prunes/tiny/report.html" not in done.out
+    assert "report.html needs jinja2" in done.out.splitlines()[-1]
+    assert "pip install 'slimdet[report]'" in done.out.splitlines()[-1]
+
+
+def test_what_the_report_shows_may_change_in_the_same_folder(finished: Path) -> None:
+    fewer = ["report.pictures=0", "report.after_cut=false"]
+    done = run(finished, "prune.py", "tiny.yaml", "model=weights/tiny/model.pth", *fewer)
+    assert (done.code, done.err) == (0, "")
+    assert not (finished / "prunes/tiny/pictures.json").exists()
+    assert "No picture was recorded" in (finished / "prunes/tiny/report.html").read_text()
 
 
 def test_a_finished_training_goes_no_step_further(finished: Path) -> None:

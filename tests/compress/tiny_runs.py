@@ -52,7 +52,7 @@ def tiny_run(folder: Path, recipe: Recipe | None = None, first: Detector | None 
 def without_seconds(value: Any) -> Any:
     """The same without what wall time decides."""
     if isinstance(value, dict):
-        return {key: without_seconds(item) for key, item in value.items() if key != "seconds"}
+        return {key: without_seconds(item) for key, item in value.items() if key not in ("seconds", "date")}
     return [without_seconds(item) for item in value] if isinstance(value, list) else value
 
 

@@ -1,0 +1,87 @@
+"""The report of a run folder: read what the run recorded, write it as Markdown, CSV, JSON and a page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from compress.ledger import Ledger
+from compress.recipe import Recipe
+from compress.report import pictures, sensitivity
+from compress.report.facts import Facts, facts_of
+from compress.report.page import page
+from compress.report.tables import comma_separated, summary
+from detectors.config import load
+from detectors.errors import RunError
+from detectors.files import write_text
+
+
+def write_report(folder: Path, sweep: Path | None = None) -> Facts:
+    """Writes `report.md`, `.csv`, `.json` and `.html` into the folder of a run, finished or not.
+
+    Args:
+        folder: of the run; only read but for these files.
+        sweep: a `sensitivity.json` of the same first model; None: the one in the folder, if there is one.
+
+    Returns:
+        The facts.
+
+    Raises:
+        RunError: the folder holds no run, or a file in it is broken; or `sweep` is not of its model.
+        ConfigError: jinja2 is not installed; all but `report.html` is written.
+    """
+    path = folder / "ledger.jsonl"
+    if not path.is_file():
+        raise RunError(
+            f"{folder} holds no ledger.jsonl, so no run of prune.py to report on; give the folder of a run, "
+            "such as prunes/quickstart"
+        )
+    ledger = Ledger(path, write=False)
+    saved = folder / "recipe.yaml"
+    recipe = load(Recipe, saved) if saved.exists() else None
+    found, note = _sweep(ledger, folder, sweep)
+    facts = facts_of(ledger, recipe, pictures=_pictures(folder), sensitivity=found, note=note)
+    plain = facts | {"pictures": _without_photos(facts["pictures"])}
+    write_text(folder / "report.md", summary(ledger, facts))
+    write_text(folder / "report.csv", comma_separated(facts))
+    write_text(folder / "report.json", json.dumps(plain, indent=1, allow_nan=False) + "\n")
+    write_text(folder / "report.html", page(facts))
+    return facts
+
+
+def _sweep(ledger: Ledger, folder: Path, given: Path | None) -> tuple[Facts | None, str]:
+    """A sweep and why there is none; one that only lies in the folder and does not fit is left out."""
+    model = (ledger.find(0, "start") or {}).get("model", "")
+    own = folder / sensitivity.FILE
+    if given is not None:
+        return sensitivity.read(given, model), ""
+    if not own.exists():
+        return None, (
+            "No sweep was given. `python prune.py RECIPE model=PATH mode=sensitivity` measures one, and "
+            "`python -m compress.report RUN_FOLDER SENSITIVITY_JSON` shows it here."
+        )
+    try:
+        return sensitivity.read(own, model), ""
+    except RunError as error:
+        return None, f"Left out: {error}."
+
+
+def _pictures(folder: Path) -> Facts | None:
+    path = folder / pictures.FILE
+    if not path.exists():
+        return None
+    try:
+        recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        recorded["pictures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(
+            f"{path} is broken; delete it, and the same prune.py command takes the pictures anew"
+        ) from None
+    return recorded
+
+
+def _without_photos(shown: Facts | None) -> Facts | None:
+    """The boxes of the pictures without the images, which the page and `pictures.json` hold."""
+    if shown is None:
+        return None
+    rows = [{k: v for k, v in picture.items() if k != "jpeg"} for picture in shown["pictures"]]
+    return shown | {"pictures": rows}
