@@ -8,7 +8,7 @@
 6 recalibrate, evaluate
 7 fine-tune, by `distill` with the first model as the teacher, evaluate
 8 next round
-9 write slim.pth and the report, print the rounds
+9 write slim.pth (with export.onnx=true slim.onnx too) and the report, print the rounds
 
 Writes into prunes/RECIPE (or OUT): ledger.jsonl with a line for each finished phase, round_NN.pth, slim.pth
 and report.md. Ctrl-C or a crash loses nothing that was finished: the same command goes on.
@@ -22,10 +22,11 @@ from compress.recipe import Recipe
 
 def prune(recipe: Recipe, path: str) -> None:
     """The steps of the module's docstring."""
+    from compress.export import need_packages
     from compress.report import markdown, verdict, widths_table
     from compress.rounds import Run
     from compress.schedule import check, plan_round
-    from compress.session import describe, headline, need_model, open_all, run_folder, terms_of
+    from compress.session import describe, exported, headline, need_model, open_all, run_folder, terms_of
     from detectors.config import changes
     from detectors.engine.distributed import joined
     from detectors.files import write_text
@@ -33,7 +34,9 @@ def prune(recipe: Recipe, path: str) -> None:
     need_model(recipe, "prune.py")
     with joined() as place:
         detector, (training, test) = open_all(recipe, ["train", "test"], place)
-        check(recipe, detector)
+        check(recipe, detector, place)
+        if recipe.export.onnx:
+            need_packages()
         if place.leads:
             print(f"{changes(recipe)}\n\n{recipe.model}: {headline(detector)}")
             print(describe(training, "train"))
@@ -52,6 +55,7 @@ def prune(recipe: Recipe, path: str) -> None:
                 report = f"{markdown(ledger)}\n\n{verdict(ledger)}\n"
                 write_text(folder / "report.md", report)
                 saved = [name for name in ("slim.pth", "masked.pth") if (folder / name).exists()]
+                saved += exported(recipe, folder, saved)
                 print("\n".join([f"\n{report}", *(f"saved {folder / name}" for name in saved)]))
 
 

@@ -9,14 +9,15 @@ from typing import Any
 
 from compress.calibration import recalibrated
 from compress.cost import Cost, cost_of, subject
+from compress.engines import Stopwatch
 from compress.graph import trace
-from compress.latency import Latency, measure
+from compress.latency import Latency
 from compress.ledger import Entry, Ledger, kept_round
 from compress.masking import unfolded
 from compress.pruning import carry_out
 from compress.recipe import Recipe
 from compress.report import widths_table
-from compress.schedule import least_score, plan_round
+from compress.schedule import least_score, plan_round, stopwatch_of
 from compress.session import loader_of, predictions_of, scored, terms_of
 from detectors.checkpoint import fingerprint, save
 from detectors.data import Dataset
@@ -47,6 +48,7 @@ class Run:
         test: images to score on.
         folder: of the run, held by the caller.
         place: this process among those that work together.
+        stopwatch: takes all times; None: as the recipe says.
     """
 
     recipe: Recipe
@@ -55,10 +57,12 @@ class Run:
     test: Dataset
     folder: Path
     place: Place
+    stopwatch: Stopwatch | None = None
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.folder / "ledger.jsonl", write=self.place.leads)
         self._first_predictions: Predictions | None = None
+        self._watch = self.stopwatch or stopwatch_of(self.recipe, self.folder / "latency.json")
 
     def finish(self) -> Ledger:
         """Runs whatever phases are not done yet, and leaves `slim.pth`.
@@ -159,16 +163,21 @@ class Run:
             self.training,
             self.place,
             first=(Cost(**start["cost"]), start["widths"]),
+            clocked=(self.first.network, self._watch),
         )
         slim = carry_out(detector, graph, plan)
         if self.place.leads:
             write_text(self._plan_file(number), json.dumps({"keep": plan.keep}))
         self._say(f"\n{widths_table(graph, plan, number)}\n")
         self._say(f"round {number}: cut and proven: {plan.before} -> {plan.after}")
-        return slim, {
+        facts: Entry = {
             "cost": asdict(plan.after),
             "widths": {name: after for name, (_, after) in plan.widths.items()},
         }
+        if plan.timed is not None:
+            self._say(f"round {number}: {plan.timed}")
+            facts["timed"] = asdict(plan.timed)
+        return slim, facts
 
     def _recalibrate(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
         path = self._before(number, "cut")
@@ -240,7 +249,7 @@ class Run:
         if runs == 0 or not self.place.leads:
             return None, None  # the others wait: timed at once, the processes would slow each other
         networks = [self.first.network] if detector is self.first else [detector.network, self.first.network]
-        measured = measure(networks, subject(detector)[1], runs=runs)
+        measured = replace(self._watch, runs=runs).networks(networks, subject(detector)[1])
         return measured[0], measured[-1]
 
     def _before(self, number: int, phase: str) -> Path | None:
