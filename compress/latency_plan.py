@@ -118,10 +118,10 @@ def _fitted(
         wanted = max(wanted, least)
     _check_reachable(course, wanted, first, least, rules)
     floor, dense = (_sum(graph, widths, price) for widths in (_widths(smallest), {}))
-    points = [(least, floor), (now, dense)]
+    points = [(floor, least), (dense, now)]
     tried: list[Plan] = []
     for corrections in range(CORRECTIONS + 1):
-        target = float(np.clip(_at(points, wanted), floor, dense))
+        target = _target(points, wanted)
         plan = make(replace(budget, latency=None, table_ms=target), rules, prices)
         if any(plan.keep == earlier.keep for earlier in tried):
             break  # no width lies between, or another limit binds: it would be measured again and again
@@ -132,7 +132,7 @@ def _fitted(
         tried.append(replace(plan, timed=timed))
         if abs(took / wanted - 1) <= TOLERANCE:
             return tried[-1]
-        points.append((took, _sum(graph, _widths(plan), price)))
+        points.append((_sum(graph, _widths(plan), price), took))
     times = [(plan.timed.slim_ms, plan) for plan in tried if plan.timed is not None]
     holding = [(took, plan) for took, plan in times if took <= (1 + TOLERANCE) * wanted]
     if holding:
@@ -189,10 +189,24 @@ def _sum(graph: Graph, widths: Mapping[str, int], price: Price) -> float:
     return float(Pricing(graph, {name: [width] for name, width in widths.items()}, {KIND: price}).total[0])
 
 
-def _at(points: Sequence[tuple[float, float]], wanted: float) -> float:
-    """The table's sum at which the whole network takes so long: linear between what was measured."""
-    took, sums = zip(*sorted(points), strict=True)
-    return float(np.interp(wanted, took, sums))
+def _target(points: Sequence[tuple[float, float]], wanted: float) -> float:
+    """The table's sum at which the whole network takes so long: on a line through two of what was measured.
+
+    Args:
+        points: (table's sum, measured milliseconds), the smallest network first.
+        wanted: milliseconds.
+
+    Returns:
+        A sum between the largest network that was quick enough and the smallest that was not, and below the
+        latter: so no plan that was too slow is made again, however noisy the clock.
+    """
+    slow = [point for point in points if point[1] > wanted]
+    if not slow:
+        return max(total for total, _ in points)
+    high, above = min(slow)
+    low, below = max((point for point in points if point[1] <= wanted and point[0] < high), default=points[0])
+    share = (wanted - below) / (above - below) if above > below else 0.0
+    return low + (high - low) * min(max(share, 0.05), 0.95)
 
 
 def _check_reachable(
