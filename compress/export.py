@@ -53,8 +53,8 @@ def need_packages() -> None:
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
         raise ExportError(
-            f"export.onnx=true and engine=onnxruntime need {some(missing)}, which is not installed: "
-            "pip install 'slimdet[export]'"
+            "export.onnx=true and engine=onnxruntime need packages that are not installed "
+            f"({some(missing)}): pip install 'slimdet[export]'"
         )
 
 
@@ -77,6 +77,7 @@ def export(network: nn.Module, inputs: Inputs, path: Path) -> float:
             differs by `LARGEST` or more.
         RunError: the file cannot be written.
     """
+    need_packages()
     path.unlink(missing_ok=True)  # an older file of that name must not pass for this network's
     content = onnx_bytes(network, inputs)
     largest = check_parity(network, inputs, content, path)
