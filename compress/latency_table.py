@@ -120,7 +120,7 @@ class LatencyTable:
 def grid(width: int, multiple: int) -> list[int]:
     """The widths of a layer that are measured: its own, and below it multiples with few significant bits.
 
-    1 to 8 times `multiple`, then in steps of a fifth to an eighth: 10, 12, 14, 16, 20, 24, 28, 32, 40, ...
+    1 to 8 times `multiple`, then in steps of a seventh to a quarter: 10, 12, 14, 16, 20, 24, 28, 32, 40, ...
     1 stands at the lower end, for widths below the first multiple.
     """
     widths = [1, *(multiple * n for n in range(1, width // multiple + 1) if _significant_bits(n) <= 3), width]

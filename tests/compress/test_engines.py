@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from toys import TOYS, ThreeConvs, inputs, made
 
+import compress
 from compress.engines import Stopwatch
 from compress.export import onnx_pass
 from compress.narrow import multiplies
@@ -122,6 +123,7 @@ def test_every_layer_that_multiplies_has_a_shape(kind: type[nn.Module]) -> None:
 
 
 def test_settings_that_no_stopwatch_has() -> None:
+    assert compress.Stopwatch is Stopwatch
     with pytest.raises(PlanError, match="engine='onnx' is unknown; known: onnxruntime, torch"):
         Stopwatch(engine="onnx")
     with pytest.raises(PlanError, match="batch=0 is not a whole number of 1 or more"):

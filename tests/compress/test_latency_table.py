@@ -47,7 +47,7 @@ def layer_of(module: nn.Module, example: torch.Tensor) -> tuple[Layer, dict[str,
         (21, 1, [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 21]),
     ],
 )
-def test_the_grid_is_fine_below_and_in_steps_of_an_eighth_to_a_fifth_above(
+def test_the_grid_is_fine_below_and_in_steps_of_a_seventh_to_a_quarter_above(
     width: int, multiple: int, widths: list[int]
 ) -> None:
     assert grid(width, multiple) == widths
