@@ -8,7 +8,7 @@
 6 recalibrate, evaluate
 7 fine-tune, by `distill` with the first model as the teacher, evaluate
 8 next round
-9 write slim.pth and the report, print the rounds
+9 write slim.pth (with export.onnx=true slim.onnx too) and the report, print the rounds
 
 Writes into prunes/RECIPE (or OUT): ledger.jsonl with a line for each finished phase, round_NN.pth, slim.pth
 and report.html, .md, .csv and .json. Ctrl-C or a crash loses nothing that was finished: the same command goes
@@ -23,12 +23,13 @@ from compress.recipe import Recipe
 
 def prune(recipe: Recipe, path: str) -> None:
     """The steps of the module's docstring."""
+    from compress.export import need_packages
     from compress.report import markdown, verdict, widths_table
     from compress.report.pictures import take
     from compress.report.write import write_report
     from compress.rounds import Run
     from compress.schedule import check, plan_round
-    from compress.session import describe, headline, need_model, open_all, run_folder, terms_of
+    from compress.session import describe, exported, headline, need_model, open_all, run_folder, terms_of
     from detectors.config import changes
     from detectors.engine.distributed import joined
     from detectors.errors import ConfigError
@@ -36,7 +37,9 @@ def prune(recipe: Recipe, path: str) -> None:
     need_model(recipe, "prune.py")
     with joined() as place:
         detector, (training, test) = open_all(recipe, ["train", "test"], place)
-        check(recipe, detector)
+        check(recipe, detector, place)
+        if recipe.export.onnx:
+            need_packages()
         if place.leads:
             print(f"{changes(recipe)}\n\n{recipe.model}: {headline(detector)}")
             print(describe(training, "train"))
@@ -53,14 +56,15 @@ def prune(recipe: Recipe, path: str) -> None:
             ledger = Run(recipe, detector, training, test, folder, place).finish()
             if place.leads:
                 print(f"\n{markdown(ledger)}\n\n{verdict(ledger)}\n")
+                saved = [name for name in ("slim.pth", "masked.pth") if (folder / name).exists()]
+                saved += exported(recipe, folder, saved)
                 take(recipe, detector, test, folder, ledger)
                 lacking = ""
                 try:
                     write_report(folder)
                 except ConfigError as error:
                     lacking = f"\n{error}"
-                names = ("slim.pth", "masked.pth", "report.md", "report.html")
-                saved = [name for name in names if (folder / name).exists()]
+                saved += [name for name in ("report.md", "report.html") if (folder / name).exists()]
                 print("\n".join(f"saved {folder / name}" for name in saved) + lacking)
 
 

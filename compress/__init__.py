@@ -7,12 +7,18 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compress.engines import Stopwatch as Stopwatch
     from compress.module import prune_module as prune_module
     from compress.module import shrink as shrink
     from compress.pruning import prune as prune
 
-__all__ = ["prune", "prune_module", "shrink"]
-_HOMES = {"prune": "compress.pruning", "prune_module": "compress.module", "shrink": "compress.module"}
+__all__ = ["Stopwatch", "prune", "prune_module", "shrink"]
+_HOMES = {
+    "Stopwatch": "compress.engines",
+    "prune": "compress.pruning",
+    "prune_module": "compress.module",
+    "shrink": "compress.module",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -77,7 +77,7 @@ def check_choice(
             raise PlanError(f"prune.{key}={value!r} is unknown{did_you_mean(str(value), known)}")
     if ratios is not None and not isinstance(ratios, Mapping):
         raise PlanError(f"prune.ratios={ratios!r} names no layers; write {{'*': {ratios!r}}} or prune.ratio")
-    limited = any(limit is not None for limit in budget.limits().values())
+    limited = budget.given
     told = {"a budget": limited, "prune.ratio": ratio is not None, "prune.ratios": bool(ratios)}
     given = [key for key, there in told.items() if there]
     if len(given) != 1:

@@ -1,11 +1,34 @@
 """What a slim network may cost, and how people write it."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 from compress.cost import Cost
 from detectors.errors import PlanError
+
+
+@dataclass(frozen=True)
+class Milliseconds:
+    """A limit on what a whole network takes, by the clock.
+
+    Attributes:
+        ms: milliseconds, or
+        share: of what the first network takes, 0..1.
+        way: the part of the way there that is gone, on a scale of shares, 0..1; 1: all of it.
+    """
+
+    ms: float | None = None
+    share: float | None = None
+    way: float = 1.0
+
+    def of(self, first: float) -> float:
+        """In milliseconds, where the first network takes `first`."""
+        final = self.ms if self.share is None else self.share * first
+        assert final is not None, "either milliseconds or a share is given"
+        return final if final >= first else first * (final / first) ** self.way
 
 
 @dataclass(frozen=True)
@@ -15,22 +38,36 @@ class Budget:
     Attributes:
         macs: multiply-adds of one image.
         params: parameters.
+        latency: milliseconds of the whole network, measured.
+        table_ms: milliseconds of a table, summed over the layers: what plans are made by where `latency` is
+            limited.
     """
 
     macs: int | None = None
     params: int | None = None
+    latency: Milliseconds | None = None
+    table_ms: float | None = None
 
     def holds(self, cost: Cost) -> bool:
-        """Whether a cost is within every limit."""
-        return all(limit is None or getattr(cost, kind) <= limit for kind, limit in self.limits().items())
+        """Whether a cost is within every limit that can be counted."""
+        return all(limit is None or getattr(cost, kind) <= limit for kind, limit in self._counted().items())
 
     def at_least(self, cost: Cost) -> "Budget":
-        """The same limits, none of them below a cost."""
-        limits = self.limits().items()
-        return Budget(**{kind: None if v is None else max(v, getattr(cost, kind)) for kind, v in limits})
+        """The same limits, none of those that can be counted below a cost."""
+        macs = None if self.macs is None else max(self.macs, cost.macs)
+        params = None if self.params is None else max(self.params, cost.params)
+        return replace(self, macs=macs, params=params)
 
-    def limits(self) -> dict[str, int | None]:
-        """The limits by the name of the cost they limit."""
+    def limits(self) -> dict[str, Any]:
+        """The limits on sums over layers, by the name of the cost they limit."""
+        return {**self._counted(), "table_ms": self.table_ms}
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any limit."""
+        return self.latency is not None or any(limit is not None for limit in self.limits().values())
+
+    def _counted(self) -> dict[str, int | None]:
         return {"macs": self.macs, "params": self.params}
 
 
@@ -62,6 +99,51 @@ def parse_limit(text: str | float, first: int, key: str) -> int:
     return math.floor(limit)
 
 
+def parse_milliseconds(text: str | float, key: str) -> Milliseconds:
+    """A limit on time as a person writes it: "50%" of the first network's, "12" or 12.5 milliseconds.
+
+    Raises:
+        PlanError: anything else, or a limit that is not above zero, or a share above 100%.
+    """
+    written = str(text).strip()
+    share = written.endswith("%")
+    try:
+        limit = float(written.removesuffix("%"))
+    except ValueError:
+        limit = math.nan
+    if not 0 < limit < math.inf:
+        raise PlanError(
+            f"{key}={written!r} is not a time; write milliseconds as 12 or 12.5, or a share as 50%"
+        )
+    if share and limit > 100:
+        raise PlanError(f"{key}={written} is more than the whole; write a share from 100% down")
+    return Milliseconds(share=limit / 100) if share else Milliseconds(ms=limit)
+
+
+def parse_budget(texts: Mapping[str, str | float], first: Cost, key: str) -> Budget:
+    """Limits on "macs", "params" and "latency_ms" as a person writes them.
+
+    Args:
+        texts: kind of cost -> limit.
+        first: the cost that shares of MACs and parameters are of.
+        key: the setting that holds them, for the error's message.
+
+    Raises:
+        PlanError: a limit that is none.
+    """
+    counted = {
+        kind: parse_limit(text, getattr(first, kind), f"{key}.{kind}")
+        for kind, text in texts.items()
+        if kind != "latency_ms"
+    }
+    time = texts.get("latency_ms")
+    return Budget(
+        counted.get("macs"),
+        counted.get("params"),
+        None if time is None else parse_milliseconds(time, f"{key}.latency_ms"),
+    )
+
+
 def on_the_way(final: Budget, first: Cost, number: int, rounds: int) -> Budget:
     """The limits of one of several rounds: each keeps the same share of what the round before was allowed.
 
@@ -72,8 +154,9 @@ def on_the_way(final: Budget, first: Cost, number: int, rounds: int) -> Budget:
         rounds: how many there are.
     """
     limits = {}
-    for kind, limit in final.limits().items():
+    for kind, limit in final._counted().items():
         whole = getattr(first, kind)
         shared = limit is not None and number < rounds
         limits[kind] = math.floor(whole * (limit / whole) ** (number / rounds)) if shared else limit
-    return Budget(**limits)
+    latency = final.latency and replace(final.latency, way=number / rounds)
+    return replace(final, **limits, latency=latency)

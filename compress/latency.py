@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from detectors.modes import evaluating
 
-_WARM_UP = 3
+WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,9 @@ class Latency:
         p90_ms: nine of ten runs were faster.
         runs: timed passes.
         batch: images in a pass.
-        threads: CPU threads of torch.
+        threads: CPU threads of the engine.
         device: where it ran.
+        engine: what ran it.
     """
 
     median_ms: float
@@ -31,6 +32,7 @@ class Latency:
     batch: int
     threads: int
     device: str
+    engine: str = "torch"
 
 
 def measure(
@@ -44,22 +46,52 @@ def measure(
         runs: timed passes of each model, after three untimed ones.
         clock: gives seconds; tests give one of their own.
     """
-    seconds = torch.zeros(len(models), runs, dtype=torch.float64)
     with torch.inference_mode(), evaluating(*models):
-        for turn in range(-_WARM_UP, runs):
-            for place, model in enumerate(models):
-                _finish(inputs)
-                started = clock()
-                model(inputs)
-                _finish(inputs)
-                if turn >= 0:
-                    seconds[place, turn] = clock() - started
-    median, p90 = (seconds.quantile(share, dim=1) * 1000 for share in (0.5, 0.9))
-    device = torch.cuda.get_device_name(inputs.device) if inputs.is_cuda else inputs.device.type
-    facts = (runs, len(inputs), torch.get_num_threads(), device)
-    return [Latency(float(m), float(p), *facts) for m, p in zip(median, p90, strict=True)]
+        calls = [lambda model=model: model(inputs) for model in models]
+        times = in_turn(calls, runs=runs, clock=clock, finish=lambda: finish(inputs))
+    threads, device = torch.get_num_threads(), device_of(inputs)
+    return [Latency(*quantiles(row), runs, len(inputs), threads, device) for row in times]
 
 
-def _finish(inputs: Tensor) -> None:
-    if inputs.is_cuda:
-        torch.cuda.synchronize(inputs.device)
+def in_turn(
+    calls: Sequence[Callable[[], object]],
+    *,
+    runs: int,
+    clock: Callable[[], float] = time.perf_counter,
+    finish: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Milliseconds of calls in turn, `[calls, runs]` float64, after three untimed turns.
+
+    Args:
+        calls: what is timed.
+        runs: timed turns.
+        clock: gives seconds.
+        finish: waits for a device that works on its own.
+    """
+    seconds = torch.zeros(len(calls), runs, dtype=torch.float64)
+    for turn in range(-WARM_UP, runs):
+        for place, call in enumerate(calls):
+            finish()
+            started = clock()
+            call()
+            finish()
+            if turn >= 0:
+                seconds[place, turn] = clock() - started
+    return seconds * 1000
+
+
+def quantiles(times: Tensor) -> tuple[float, float]:
+    """Median and ninth tenth of some times, `[runs]`."""
+    median, p90 = (float(times.quantile(share)) for share in (0.5, 0.9))
+    return median, p90
+
+
+def finish(tensor: Tensor) -> None:
+    """Waits until the device of a tensor has done all that it was told."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+
+
+def device_of(tensor: Tensor) -> str:
+    """The name of a tensor's device, as `Latency` has it."""
+    return torch.cuda.get_device_name(tensor.device) if tensor.is_cuda else tensor.device.type

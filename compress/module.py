@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from compress.budget import on_the_way
 from compress.cost import Cost, cost_of_layers
 from compress.criteria import CRITERIA
+from compress.engines import Stopwatch
 from compress.evidence import Evidence, Loss, gather
 from compress.graph import trace
 from compress.groups import Graph
 from compress.inputs import Inputs
+from compress.latency_plan import Course, check_latency
 from compress.plan import Rules
 from compress.planning import Choice, lacking, limits_of, make_plan, planned, rules_of
 from compress.reach import check_reachable, smallest_cost
@@ -48,13 +50,14 @@ def prune_module(
     loss: Loss | None = None,
     batches: Iterable[Any] | None = None,
     seed: int = 0,
+    stopwatch: Stopwatch | None = None,
 ) -> nn.Module:
     """A slim copy of any network, cut once and proven equal to the masked one; not fine-tuned.
 
     Args:
         model: full or slim; left alone. What it returns keeps its shapes.
         inputs: what it takes, batch 1: a tensor, or a tuple or dict of tensors; only shapes count.
-        budget: limits on "macs" and "params": "50%" of the network's own, "800M", or a number.
+        budget: limits on "macs", "params" and "latency_ms": "50%" of the network's own, "800M", or a number.
         ratio: instead of a budget, the share of channels that every group loses.
         ratios: instead of a budget, glob of layers -> share; the first that matches counts, others stay.
         criterion: a name of `compress.criteria.CRITERIA`.
@@ -72,6 +75,7 @@ def prune_module(
         batches: calibration data in any form that `loss` takes; the first tensor in a batch has a row for
             each image.
         seed: of criteria that draw, and of the network's own draws in `loss`.
+        stopwatch: engine, batch, threads and more by which "latency_ms" is measured; None: torch at batch 1.
 
     Raises:
         PlanError: a budget that cannot be met, settings that contradict each other, or a criterion that lacks
@@ -97,6 +101,7 @@ def prune_module(
         order=order,
         rules=rules_of(multiple, floor, largest_cut, skip, caps, bounds),
         evidence=evidence,
+        stopwatch=stopwatch,
     )
     return cut(model, graph, plan, inputs)
 
@@ -135,6 +140,7 @@ def shrink(
     rules: Rules | None = None,
     scoring: int = 32,
     seed: int = 0,
+    stopwatch: Stopwatch | None = None,
 ) -> tuple[nn.Module, list[Row]]:
     """Approaches a budget in rounds of cutting and fine-tuning, by equal relative cuts, or cuts by ratios.
 
@@ -155,6 +161,7 @@ def shrink(
         rules: what every cut keeps to, with caps and bounds; None: the defaults of `prune_module`.
         scoring: batches, at most and from the start, that criteria which look at data score on in each round.
         seed: as in `prune_module`.
+        stopwatch: as in `prune_module`.
 
     Returns:
         The slim network, in the modes that the given one is in, and a row for each round from 0.
@@ -166,7 +173,7 @@ def shrink(
     for name, count, least in (("rounds", rounds, 1), ("steps", steps, 0), ("scoring", scoring, 1)):
         if not isinstance(count, Integral) or count < least:
             raise PlanError(f"{name}={count!r} is not a whole number of {least} or more")
-    rules, slim = rules or Rules(), model
+    rules, slim, watch = rules or Rules(), model, stopwatch or Stopwatch()
     needs = CRITERIA[criterion].needs
     endless = _again_and_again(batches)
     rows: list[Row] = []
@@ -177,6 +184,8 @@ def shrink(
             first, final = now, limits_of(budget, now)
             rules = replace(rules, first_widths={group.name: group.channels for group in graph.groups})
             check_reachable(graph, final, rules, rounds)
+            if final.latency is not None:
+                check_latency(Course(model, graph, inputs, model, watch), final.latency, rules, rounds)
             rows.append(Row(0, now, None, _scored(score, slim)))
         limits = on_the_way(final, first, number, rounds)
         if number < rounds:
@@ -194,6 +203,7 @@ def shrink(
             criterion=criterion,
             choice=choice,
             evidence=evidence,
+            course=Course(slim, graph, inputs, model, watch, number == rounds),
         )
         slim = cut(slim, graph, plan, inputs)
         after_cut = _scored(score, slim)

@@ -32,6 +32,7 @@ class Rules:
         caps: glob of layers -> largest share of their first width that goes, over all rounds, 0..1; where
             several match, all hold.
         bounds: with the knapsack, every width is between these multiples of the uniform plan's; None: any.
+        only: group -> the widths to choose from beside its present one; None: all.
     """
 
     multiple: int = 8
@@ -41,6 +42,7 @@ class Rules:
     first_widths: Mapping[str, int] | None = None
     caps: Mapping[str, float] = field(default_factory=dict)
     bounds: tuple[float, float] | None = (0.6, 2.0)
+    only: Mapping[str, Sequence[int]] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.multiple, Integral):
@@ -86,7 +88,33 @@ class Rules:
         step = self.multiple // math.gcd(self.multiple, group.size)
         kept = max([floor, *(1 - cap for cap in caps)]) * first
         least = max(step, math.ceil(kept), math.ceil((1 - cut) * group.channels))
-        return [w for w in range(step, group.channels, step) if w >= least] + [group.channels]
+        widths = range(step, group.channels, step) if self.only is None else self.only.get(group.name, ())
+        return [w for w in widths if least <= w < group.channels] + [group.channels]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What the networks behind a plan took, by the clock, each in turn with the first one.
+
+    Attributes:
+        limit_ms: the budget.
+        slim_ms: of the network that the cut will leave.
+        first_ms: of the network that shares are of.
+        corrections: how often the plan was corrected.
+        engine: what ran them.
+    """
+
+    limit_ms: float
+    slim_ms: float
+    first_ms: float
+    corrections: int
+    engine: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.slim_ms:.4g} ms of {self.limit_ms:.4g} allowed, {self.first_ms:.4g} at first, measured "
+            f"whole in {self.engine}; corrections of the plan: {self.corrections}"
+        )
 
 
 @dataclass(frozen=True)
@@ -98,12 +126,14 @@ class Plan:
         widths: group -> channels before and after, for every group that may be cut.
         before: cost of the network as it is.
         after: cost of the network that the cut will leave.
+        timed: with a budget in milliseconds, what was measured.
     """
 
     keep: dict[str, tuple[int, ...]]
     widths: dict[str, tuple[int, int]]
     before: Cost
     after: Cost
+    timed: Timed | None = None
 
 
 def is_share(value: Any) -> bool:

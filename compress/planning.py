@@ -7,14 +7,17 @@ from typing import Literal, TypeAlias, cast
 from torch import Tensor, nn
 
 from compress.allocation import allocate, check_choice
-from compress.budget import Budget, parse_limit
+from compress.budget import Budget, parse_budget
 from compress.cost import Cost, cost_of_layers
 from compress.criteria import CRITERIA
+from compress.engines import Stopwatch
 from compress.evidence import Evidence
 from compress.graph import trace
 from compress.groups import Graph, Group
 from compress.inputs import Inputs
+from compress.latency_plan import Course, fitted
 from compress.plan import Plan, Rules, plan_of
+from compress.pricing import PRICES, Price
 from compress.surgery import masked
 from detectors.errors import PlanError
 
@@ -33,6 +36,7 @@ def planned(
     order: str,
     rules: Rules,
     evidence: Callable[[Graph], Evidence],
+    stopwatch: Stopwatch | None,
 ) -> tuple[Graph, Plan]:
     """The groups of a network and what stays of them; arguments as in `prune_module`.
 
@@ -40,6 +44,7 @@ def planned(
     """
     graph = trace(network, inputs)
     limits = limits_of(budget, cost_of_layers(graph.layers))
+    course = Course(network, graph, inputs, network, stopwatch or Stopwatch())
     plan = make_plan(
         network,
         graph,
@@ -51,6 +56,7 @@ def planned(
         choice=choice,
         order=order,
         evidence=lambda: evidence(graph),
+        course=course,
     )
     return graph, plan
 
@@ -67,33 +73,46 @@ def make_plan(
     choice: str = "uniform",
     order: str = "parallel",
     evidence: Callable[[], Evidence] = Evidence,
+    course: Course | None = None,
 ) -> Plan:
     """Scores the groups of a network and chooses what stays; arguments as in `prune_module`.
 
-    `evidence` is called when scores are first asked for, which is after the budget was found within reach.
+    `evidence` is called when scores are first asked for, which is after the budget was found within reach;
+    a budget in milliseconds needs a `course`.
     """
     check_choice(budget, choice=choice, order=order, ratio=ratio, ratios=ratios)
     score, found = CRITERIA[criterion], cache(evidence)
 
-    def all_scores() -> dict[str, Tensor]:
-        return {group.name: score(network, group, found()) for group in graph.groups}
+    groups = {group.name: group for group in graph.groups}
+    # Corrected plans ask again and again.
+    score_of = cache(lambda name: score(network, groups[name], found()))
 
-    widths = allocate(
-        graph,
-        all_scores,
-        budget,
-        rules,
-        choice=choice,
-        ratio=ratio,
-        ratios=ratios,
-        comparable=score.comparable,
-    )
+    def all_scores() -> dict[str, Tensor]:
+        return {name: score_of(name) for name in groups}
 
     def scores(group: Group, keep: dict[str, tuple[int, ...]]) -> Tensor:
-        judged = masked(network, graph, keep) if order == "sequential" and keep else network
-        return score(judged, group, found())
+        if order == "sequential" and keep:
+            return score(masked(network, graph, keep), group, found())
+        return score_of(group.name)
 
-    return plan_of(graph, widths, scores)
+    def made(limits: Budget, allowed: Rules, prices: Mapping[str, Price]) -> Plan:
+        widths = allocate(
+            graph,
+            all_scores,
+            limits,
+            allowed,
+            choice=choice,
+            ratio=ratio,
+            ratios=ratios,
+            comparable=score.comparable,
+            prices=prices,
+        )
+        return plan_of(graph, widths, scores)
+
+    if budget.latency is None:
+        return made(budget, rules, PRICES)
+    assert course is not None, "a budget in milliseconds is planned by the clock"
+    return fitted(course, budget, rules, made)
 
 
 def limits_of(budget: Mapping[str, str | float] | None, cost: Cost) -> Budget:
@@ -102,18 +121,15 @@ def limits_of(budget: Mapping[str, str | float] | None, cost: Cost) -> Budget:
         return Budget()
     if not isinstance(budget, Mapping):
         raise PlanError(
-            f"budget={budget!r} does not say of which cost; write budget={{'macs': '50%'}} or "
-            "budget={'params': '8M'}, or both"
+            f"budget={budget!r} does not say of which cost; write budget={{'macs': '50%'}}, "
+            "budget={'params': '8M'} or budget={'latency_ms': 12}, or several"
         )
-    unknown = set(budget) - {"macs", "params"}
+    unknown = set(budget) - {"macs", "params", "latency_ms"}
     if unknown:
-        raise PlanError(f"budget: unknown cost {min(map(str, unknown))!r}; there are macs and params")
-    return Budget(
-        **{
-            kind: parse_limit(text, getattr(cost, kind), f"prune.budget.{kind}")
-            for kind, text in budget.items()
-        }
-    )
+        raise PlanError(
+            f"budget: unknown cost {min(map(str, unknown))!r}; there are macs, params and latency_ms"
+        )
+    return parse_budget(budget, cost, "prune.budget")
 
 
 def rules_of(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from compress.cost import subject
 from compress.criteria import CRITERIA
+from compress.engines import Stopwatch
 from compress.evidence import Evidence
 from compress.groups import Graph
 from compress.plan import Plan
@@ -34,12 +35,13 @@ def prune(
     bounds: tuple[float, float] | None = (0.6, 2.0),
     images: Iterable[Batch] | None = None,
     seed: int = 0,
+    stopwatch: Stopwatch | None = None,
 ) -> Detector:
     """A slim copy of a detector, cut once and proven equal to the masked one; not fine-tuned.
 
     Args:
         detector: full or slim; left alone.
-        budget: limits on "macs" and "params": "50%" of the detector's own, "800M", or a number.
+        budget: limits on "macs", "params" and "latency_ms": "50%" of the detector's own, "800M", or a number.
         ratio: instead of a budget, the share of channels that every group loses.
         ratios: instead of a budget, glob of layers -> share; the first that matches counts, others stay.
         criterion: a name of `compress.criteria.CRITERIA`.
@@ -55,6 +57,7 @@ def prune(
         images: calibration batches with their boxes, of the detector's input size, for the criteria that look
             at data, such as fisher; read by no other.
         seed: of criteria that draw, and of the detector's own draws.
+        stopwatch: engine, batch, threads and more by which "latency_ms" is measured; None: torch at batch 1.
 
     Raises:
         PlanError: a budget that cannot be met, settings that contradict each other, or a criterion that lacks
@@ -81,6 +84,7 @@ def prune(
         order=order,
         rules=rules_of(multiple, floor, largest_cut, skip, caps, bounds),
         evidence=evidence,
+        stopwatch=stopwatch,
     )
     return carry_out(detector, graph, plan)
 

@@ -15,6 +15,41 @@ class BudgetConfig:
         None, "multiply-adds of one image: 50%, 800M or 1.2G; a share is of the first model"
     )
     params: str | None = setting(None, "parameters: 25%, 8M or 300k")
+    latency_ms: str | None = setting(
+        None, "milliseconds of a pass, measured as prune.latency says: 12 or 50%; see prune.latency"
+    )
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no limit."""
+        return self.macs is None and self.params is None and self.latency_ms is None
+
+
+@dataclass
+class LatencyConfig:
+    """How times are measured, in the run's table and for budgets in milliseconds."""
+
+    engine: Literal["torch", "onnxruntime"] = setting(
+        "torch", "what runs the network; onnxruntime: on the CPU"
+    )
+    batch: int = setting(1, "images in a pass")
+    threads: int | None = setting(None, "CPU threads of the engine; null: as many as torch has")
+    runs: int = setting(20, "timed passes behind the time of each layer and plan of a budget in milliseconds")
+    table: str | None = setting(
+        None, "JSON file with the times of layers, to be shared by runs; null: latency.json in the run folder"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "threads", "runs"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"prune.latency.{name}", value, "1 or more")
+
+
+@dataclass
+class ExportConfig:
+    """What is written beside a .pth."""
+
+    onnx: bool = setting(False, "the network's raw head maps as .onnx, checked against torch")
 
 
 @dataclass
@@ -80,6 +115,7 @@ class PruneConfig:
     mode: Literal["slim", "mask"] = setting(
         "slim", "mask: keep the shapes of the first model and leave masked.pth, with zeros for what was cut"
     )
+    latency: LatencyConfig = setting(LatencyConfig, "how times are measured")
     latency_runs: int = setting(30, "timed forward passes behind each latency; 0: none")
 
     def __post_init__(self) -> None:
@@ -103,7 +139,7 @@ class PruneConfig:
         if not self.budgets:
             return
         others = {
-            "prune.budget": any(text is not None for text in (self.budget.macs, self.budget.params)),
+            "prune.budget": not self.budget.empty,
             "prune.ratio": self.ratio is not None,
             "prune.ratios": bool(self.ratios),
         }
@@ -114,8 +150,7 @@ class PruneConfig:
         require(self.rounds in (1, count), "prune.rounds", self.rounds, f"{count}, as prune.budgets has")
         self.rounds = count
         for place, budget in enumerate(self.budgets):
-            empty = budget.macs is None and budget.params is None
-            require(not empty, f"prune.budgets[{place}]", "{}", "a limit, such as {macs: 50%}")
+            require(not budget.empty, f"prune.budgets[{place}]", "{}", "a limit, such as {macs: 50%}")
 
 
 @dataclass
@@ -187,6 +222,9 @@ class Recipe:
     finetune: TrainConfig = setting(TrainConfig, "finetune.py, and the fine-tuning in each round of prune.py")
     distill: DistillConfig = setting(DistillConfig, "a teacher in fine-tuning")
     report: ReportConfig = setting(ReportConfig, "the report of prune.py")
+    export: ExportConfig = setting(
+        ExportConfig, "what train.py, prune.py and finetune.py write beside a .pth"
+    )
     model: str | None = setting(None, "a checkpoint to start from, full or slim, ours or published")
     load: LoadConfig = setting(LoadConfig, "reading the checkpoint")
     out: str | None = setting(

@@ -9,12 +9,13 @@ from typing import Any
 
 from compress.calibration import recalibrated
 from compress.cost import Cost, subject
+from compress.engines import Stopwatch
 from compress.ledger import Entry, Ledger, kept_round
 from compress.masking import unfolded
 from compress.pruning import carry_out
 from compress.recipe import Recipe
 from compress.report import widths_table
-from compress.schedule import least_score, plan_round
+from compress.schedule import least_score, plan_round, stopwatch_of
 from compress.session import loader_of, terms_of
 from compress.states import States
 from detectors.checkpoint import fingerprint, save
@@ -45,6 +46,7 @@ class Run:
         test: images to score on.
         folder: of the run, held by the caller.
         place: this process among those that work together.
+        stopwatch: takes all times; None: as the recipe says.
     """
 
     recipe: Recipe
@@ -53,10 +55,12 @@ class Run:
     test: Dataset
     folder: Path
     place: Place
+    stopwatch: Stopwatch | None = None
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.folder / "ledger.jsonl", write=self.place.leads)
-        self._states = States(self.recipe, self.first, self.test, self.place)
+        self._watch = self.stopwatch or stopwatch_of(self.recipe, self.folder / "latency.json")
+        self._states = States(self.recipe, self.first, self.test, self.place, self._watch)
 
     def finish(self) -> Ledger:
         """Runs whatever phases are not done yet, and leaves `slim.pth`.
@@ -155,6 +159,7 @@ class Run:
             self.training,
             self.place,
             first=(Cost(**start["cost"]), start["widths"]),
+            clocked=(self.first.network, self._watch),
         )
         slim = carry_out(detector, graph, plan)
         if self.place.leads:
@@ -165,11 +170,15 @@ class Run:
         if self.recipe.report.after_cut:
             score = self._states.score(slim)
             self._say(f"round {number}: after the cut {score.line()}")
-        return slim, {
+        facts: Entry = {
             "cost": asdict(plan.after),
             "score": score.to_dict() if score else None,
             "widths": {name: after for name, (_, after) in plan.widths.items()},
         }
+        if plan.timed is not None:
+            self._say(f"round {number}: {plan.timed}")
+            facts["timed"] = asdict(plan.timed)
+        return slim, facts
 
     def _recalibrate(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
         path = self._before(number, "cut")

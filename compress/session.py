@@ -11,6 +11,7 @@ import torch
 from compress.cost import cost_of
 from compress.criteria import CRITERIA
 from compress.distill import distillation
+from compress.export import Dense, export
 from compress.recipe import Recipe
 from compress.regularize import sparsity
 from detectors.checkpoint import is_ours, parse, read
@@ -25,6 +26,7 @@ from detectors.evaluation import METRICS
 from detectors.evaluation.run import Predictions, Score, predictions, score
 from detectors.files import held, write_text
 from detectors.loading import LEFT_OUT, class_difference, detector_in, load_backbone
+from detectors.loading import load as load_detector
 from detectors.models import DETECTORS, build
 from detectors.models.base import Detector
 from detectors.registry import join
@@ -220,6 +222,22 @@ def run_folder(recipe: Recipe, default: Path, sections: Sequence[str], place: Pl
             write_text(saved, dump(recipe))
         wait(place)
         yield folder
+
+
+def exported(recipe: Recipe, folder: Path, saved: Sequence[str]) -> list[str]:
+    """Writes the saved detectors of a folder as ONNX where the recipe wants that; the names of the files.
+
+    The graph takes images as `Detector.dense` does: normalisation is part of it.
+
+    Raises:
+        ExportError: see `export`; the .pth files stay.
+    """
+    names = [Path(name).with_suffix(".onnx").name for name in saved if recipe.export.onnx]
+    for name in names:
+        detector = load_detector(folder / Path(name).with_suffix(".pth"))
+        images = torch.rand(1, 3, *detector.size, generator=torch.Generator().manual_seed(0))
+        export(Dense(detector), images, folder / name)
+    return names
 
 
 def headline(detector: Detector) -> str:

@@ -1,12 +1,13 @@
 """What the ledger says of a detector: its score, whole and taken apart, its cost and its latency."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from compress.cost import cost_of, subject
+from compress.engines import Stopwatch
 from compress.environment import environment
 from compress.graph import trace
-from compress.latency import Latency, measure
+from compress.latency import Latency
 from compress.ledger import Entry
 from compress.recipe import Recipe
 from compress.session import predictions_of, scored
@@ -25,10 +26,14 @@ class States:
         first: the detector that the run starts from.
         test: images to score on.
         place: this process.
+        stopwatch: how to time.
     """
 
-    def __init__(self, recipe: Recipe, first: Detector, test: Dataset, place: Place) -> None:
+    def __init__(
+        self, recipe: Recipe, first: Detector, test: Dataset, place: Place, stopwatch: Stopwatch
+    ) -> None:
         self._recipe, self._first, self._test, self._place = recipe, first, test, place
+        self._stopwatch = stopwatch
         self._first_found: Predictions | None = None
 
     def score(self, detector: Detector) -> Score:
@@ -86,5 +91,5 @@ class States:
             return None, None  # the others wait: timed at once, the processes would slow each other
         first = self._first.network
         networks = [first] if detector is self._first else [detector.network, first]
-        measured = measure(networks, subject(detector)[1], runs=runs)
+        measured = replace(self._stopwatch, runs=runs).networks(networks, subject(detector)[1])
         return measured[0], measured[-1]

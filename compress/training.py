@@ -4,9 +4,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from compress.export import need_packages
 from compress.recipe import Recipe
 from compress.session import (
     describe,
+    exported,
     headline,
     loader_of,
     open_all,
@@ -41,6 +43,8 @@ def training_run(
         following: script, recipe and overrides of the command to go on with, which gets the saved file.
         teacher: checkpoint of a detector to learn from, by the recipe's `distill`; None: there is none.
     """
+    if recipe.export.onnx:
+        need_packages()
     with joined() as place:
         if place.leads:
             print(f"{changes(recipe)}\n")
@@ -64,9 +68,10 @@ def training_run(
             score = scored(recipe, detector, predictions_of(recipe, detector, test, place))
             if place.leads:
                 save(detector, path, **meta, score=score.to_dict())
+                more = "".join(f"saved {held / name}\n" for name in exported(recipe, held, [path.name]))
                 script, file, *words = following
                 command = shlex.join(["python", script, file, f"model={path}", *words])
-                print(f"\n{score.table()}\n{score.line()}\n\nsaved {path}; next: {command}")
+                print(f"\n{score.table()}\n{score.line()}\n\n{more}saved {path}; next: {command}")
 
 
 def going_on(script: str, recipe: Recipe, path: str, sections: Sequence[str]) -> list[str]:

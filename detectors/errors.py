@@ -38,6 +38,10 @@ class PlanError(UserError):
     """A budget, ratio or layer glob that no plan can meet."""
 
 
+class ExportError(UserError):
+    """A network that cannot be exported, or an engine that is not installed."""
+
+
 def sentence(text: object) -> str:
     """A message with a full stop, so that another sentence can follow; a question stays one."""
     return str(text) if str(text).endswith((".", "?")) else f"{text}."

@@ -48,7 +48,7 @@ def markdown(ledger: Ledger) -> str:
         return table
     return (
         f"{table}\n\nms: median of {latency['runs']} passes of the network at batch {latency['batch']} on "
-        f"{latency['device']}, {latency['threads']} threads; each "
+        f"{latency['device']}, {latency['threads']} threads{_engine(latency)}; each "
         "model in turn with that of round 0, minutes apart from the other rows."
     )
 
@@ -214,3 +214,9 @@ def _costs(entry: dict[str, Any], first: dict[str, Any]) -> list[str]:
         f"{entry['first_latency']['median_ms']:.1f}" if latency else "-",
         f"{speed_up(entry):.2f}" if latency else "-",
     ]
+
+
+def _engine(latency: dict[str, Any]) -> str:
+    """What ran the passes, where it was not torch."""
+    engine = latency.get("engine", "torch")
+    return "" if engine == "torch" else f", in {engine}"

@@ -1,13 +1,16 @@
 """One process or several: joins torchrun's group where there is one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,20 @@ def wait(place: Place) -> None:
     """Waits until every process is here."""
     if place.world > 1:
         dist.barrier()
+
+
+def led(work: Callable[[], T], place: Place) -> T:
+    """What the leading process finds, given to all; every process must ask at the same point.
+
+    Args:
+        work: done by the leading process alone; what it returns can be pickled.
+        place: this process.
+    """
+    found: list[Any] = [work() if place.leads else None]
+    if place.world > 1:
+        dist.broadcast_object_list(found, src=0, device=place.device)
+    result: T = found[0]
+    return result
 
 
 def share_buffers(model: nn.Module, place: Place) -> None:

@@ -128,7 +128,7 @@ def test_a_budget_holds_and_what_stays_whole_is_left() -> None:
     ("settings", "message"),
     [
         ({}, "give either a budget"),
-        ({"budget": {"flops": "50%"}}, "unknown cost 'flops'; there are macs and params"),
+        ({"budget": {"flops": "50%"}}, "unknown cost 'flops'; there are macs, params and latency_ms"),
         ({"budget": {"macs": "0.1%"}}, "out of reach"),
         ({"ratio": 0.5, "skip": ("stm",)}, "did you mean stem"),
     ],

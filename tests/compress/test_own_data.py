@@ -214,7 +214,10 @@ def test_settings_are_checked_before_anything_is_scored() -> None:
         ({"budget": 0.5}, "budget=0.5 does not say of which cost; write budget={'macs': '50%'}"),
         ({"budget": "50%"}, "budget='50%' does not say of which cost"),
         ({"budget": {"macs": 0.5}}, "prune.budget.macs='0.5' is not a budget; write a share as 50%"),
-        ({"budget": {"macs": "50%", 3: 4}}, "budget: unknown cost '3'; there are macs and params"),
+        (
+            {"budget": {"macs": "50%", 3: 4}},
+            "budget: unknown cost '3'; there are macs, params and latency_ms",
+        ),
         ({"ratio": 0.5, "skip": "extras.*"}, "prune.skip='extras.*' is no list of globs, such as ['body.*']"),
         ({"ratio": 0.5, "skip": [nn.ReLU()]}, "prune.skip: ReLU() is no glob; give layers by their names"),
         ({"ratio": 0.5, "skip": None}, "prune.skip=None is no list of globs"),

@@ -134,7 +134,11 @@ def test_skipped_layers_keep_their_width() -> None:
     [
         ({}, PlanError, "give either a budget"),
         ({"budget": {"macs": "50%"}, "ratio": 0.5}, PlanError, "and not both"),
-        ({"budget": {"flops": "50%"}}, PlanError, "unknown cost 'flops'; there are macs and params"),
+        (
+            {"budget": {"flops": "50%"}},
+            PlanError,
+            "unknown cost 'flops'; there are macs, params and latency_ms",
+        ),
         ({"budget": {"macs": "lots"}}, PlanError, "prune.budget.macs='lots' is not a budget"),
         ({"budget": {"macs": "0.1%"}}, PlanError, "out of reach"),
         ({"ratio": 0.2, "criterion": "l3"}, ConfigError, "unknown criterion 'l3'"),

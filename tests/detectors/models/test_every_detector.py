@@ -10,6 +10,7 @@ import compress
 import detectors
 from compress.cost import cost_of, subject
 from compress.distill import distillation
+from compress.export import LARGEST, Dense, export
 from compress.recalibrate import batch_norm_statistics
 from compress.recipe import DistillConfig
 from detectors.engine.terms import watched
@@ -117,6 +118,18 @@ def test_it_is_cut_with_proof_and_its_slim_file_comes_back(runnable, tmp_path):
     ours, theirs = slim.predict(image), again.predict(image)
     assert torch.equal(ours.boxes, theirs.boxes)
     assert torch.equal(ours.scores, theirs.scores)
+
+
+# One for each kind of head; the exporter takes a dozen seconds for the largest guests.
+EXPORTED = ("ssd_vgg16_bn", "fssd", "yolo_v2", "refinedet", "torchvision_ssd300_vgg16")
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_its_cut_form_gives_the_same_maps_in_onnxruntime(kind, tmp_path):
+    slim = compress.prune(small(kind), ratio=0.3, multiple=1, floor=0.0)
+    images = torch.rand(1, 3, *slim.size)
+    assert export(Dense(slim), images, tmp_path / "slim.onnx") < LARGEST
+    assert (tmp_path / "slim.onnx").stat().st_size > cost_of(slim).params * 4
 
 
 # One for each way of saying what is comparable and of naming the layers that the heads read.
