@@ -96,7 +96,8 @@ class Examiner:
             batch = _shown(held, self._device)
             with self._still(self._detector, held.indices[0]):
                 trail, raw = recorded(
-                    self._detector.network, lambda batch=batch: self._raw(self._detector, batch)  # type: ignore[misc]
+                    self._detector.network,
+                    lambda batch=batch: self._raw(self._detector, batch),  # type: ignore[misc]
                 )
                 parts.append(self._read(self._detector, raw, batch))
             self._trails.append(trail)

@@ -162,7 +162,7 @@ def recorded(network: nn.Module, run: Callable[[], T]) -> tuple[Trail, T]:
     """
     recorder = _Recorder(network)
     hooks = [
-        module.register_forward_pre_hook(lambda _, __, name=name: recorder.begin(name))  # type: ignore[misc]
+        module.register_forward_pre_hook(lambda _, __, name=name: recorder.begin(name))
         for name, module in network.named_modules(remove_duplicate=False)
     ]
     try:
@@ -173,8 +173,6 @@ def recorded(network: nn.Module, run: Callable[[], T]) -> tuple[Trail, T]:
             hook.remove()
     results = frozenset(recorder.numbers[t] for t in tensors_in(result) if t in recorder.numbers)
     return Trail(recorder.begins, recorder.steps, results, recorder.storages, recorder.sizes), result
-
-
 
 
 class _Recorder(TorchDispatchMode):
@@ -204,7 +202,9 @@ class _Recorder(TorchDispatchMode):
             for layer in self._owners.get(tensor.untyped_storage().data_ptr(), ()):
                 self.begin(layer)
         changed = [args[k] for k, one in enumerate(func._schema.arguments[: len(args)]) if _is_written(one)]
-        changed += [kwargs[one.name] for one in func._schema.arguments if one.name in kwargs and _is_written(one)]
+        changed += [
+            kwargs[one.name] for one in func._schema.arguments if one.name in kwargs and _is_written(one)
+        ]
         result = func(*args, **kwargs)
         reads, writes = (
             tuple(self.numbers[t] for t in tensors if t in self.numbers)
@@ -296,4 +296,6 @@ def _leaves(value: Any, kinds: Any = (_Made, _Given)) -> list[Any]:
     """The leaves of some kinds in order."""
     if isinstance(value, kinds):
         return [value]
-    return [leaf for item in value for leaf in _leaves(item, kinds)] if isinstance(value, list | tuple) else []
+    return (
+        [leaf for item in value for leaf in _leaves(item, kinds)] if isinstance(value, list | tuple) else []
+    )
