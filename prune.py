@@ -11,7 +11,7 @@
 9 write slim.pth and the report, print the rounds
 
 With mode=sensitivity nothing is cut for good: every layer group is cut by each of sensitivity.ratios, what
-that costs is measured on a few fixed images, and what each layer bears is said in words, a table and a picture
+that costs is measured on a few fixed images, and what each layer bears is said in words, a table, a picture
 (prunes/RECIPE_sensitivity/sensitivity.md, .csv, .json and .svg). prune.caps_from=.../sensitivity.json
 then caps what a plan takes from each layer. `torchrun --nproc-per-node=N prune.py ...` shares the cuts out.
 

@@ -4,9 +4,10 @@ For a detector of which some layers were changed, the operations before these ar
 `compress.replay`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,19 +89,23 @@ class Examiner:
         self.targets: list[Target] = [target for found in held for target in found.targets]
         self._trails: list[Trail] = []
         self._frontiers: list[Frontier] = []
+        self._first = Findings(np.zeros(0), [])
 
     def whole(self) -> Findings:
         """What the detector as it is makes of the images; what it does is recorded on the way."""
+        detector = self._detector
+        # What modules make once and keep, such as anchors, is then made.
+        self._run(detector, self._batches[0], lambda run: run())
         self._trails, parts = [], []
-        for held in self._batches:
-            batch = _shown(held, self._device)
-            with self._still(self._detector, held.indices[0]):
-                trail, raw = recorded(
-                    self._detector.network,
-                    lambda batch=batch: self._raw(self._detector, batch),  # type: ignore[misc]
-                )
-                parts.append(self._read(self._detector, raw, batch))
+
+        def noted(run: Callable[[], Any]) -> Any:
+            trail, raw = recorded(detector.network, run)
             self._trails.append(trail)
+            return raw
+
+        for held in self._batches:
+            parts.append(self._run(detector, held, noted))
+        self._first = parts[0]
         self._frontiers = [START for _ in self._trails]
         return _joined(parts)
 
@@ -116,26 +121,35 @@ class Examiner:
             self._frontiers = [START for _ in self._trails]
             return
         for at, (trail, held, step) in enumerate(zip(self._trails, self._batches, steps, strict=True)):
-            batch, frontier = _shown(held, self._device), self._frontiers[at]
+            frontier = self._frontiers[at] if self._frontiers[at].step <= step else START
+            batch = _shown(held, self._device)
             with self._still(self._detector, held.indices[0]):
                 self._frontiers[at] = trail.advanced(
-                    frontier if frontier.step <= step else START,
-                    step,
-                    lambda batch=batch: self._raw(self._detector, batch),  # type: ignore[misc]
+                    frontier, step, partial(self._raw, self._detector, batch)
                 )
+        # A network that looks at numbers behind torch's back, by `tolist()`, would see memory that was never
+        # written: so the whole one is held against itself.
+        found = self._run(
+            self._detector, self._batches[0], partial(self._trails[0].resumed, self._frontiers[0])
+        )
+        if not np.allclose(found.losses, self._first.losses, rtol=_ALIKE, atol=0, equal_nan=True):
+            self._frontiers = [START for _ in self._trails]
 
     def changed(self, network: nn.Module) -> Findings:
         """What the detector makes of the images with another network, which differs from the layers on that
         `enter` was told, and not before.
         """
         self._shell.network = network
-        parts = []
-        for trail, frontier, held in zip(self._trails, self._frontiers, self._batches, strict=True):
-            batch = _shown(held, self._device)
-            with self._still(self._shell, held.indices[0]):
-                raw = trail.resumed(frontier, lambda batch=batch: self._raw(self._shell, batch))  # type: ignore[misc]
-                parts.append(self._read(self._shell, raw, batch))
-        return _joined(parts)
+        passes = zip(self._trails, self._frontiers, self._batches, strict=True)
+        return _joined(
+            [self._run(self._shell, held, partial(trail.resumed, at)) for trail, at, held in passes]
+        )
+
+    def _run(self, detector: Any, held: Batch, how: Callable[[Callable[[], Any]], Any]) -> Findings:
+        """What a detector makes of a batch; `how` makes the pass."""
+        batch = _shown(held, self._device)
+        with self._still(detector, held.indices[0]):
+            return self._read(detector, how(partial(self._raw, detector, batch)), batch)
 
     def _raw(self, detector: Any, batch: Batch) -> Any:
         """The part of an examination that is replayed: the network and whatever stands around it."""

@@ -13,11 +13,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from compress.inputs import tensors_in
 
 T = TypeVar("T")
+
+_SMALL = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ class Trail:
         """
         if step <= frontier.step:
             return frontier
-        kept = self._kept(step)
+        # The small ones too: a network may look at numbers behind torch's back, by `tolist()`.
+        kept = self._kept(step) | {one for one in self._made(step) if self.sizes[one] <= _SMALL}
         walk = _Walk(self, frontier, stop=step, keep=kept)
         try:
             with walk:
@@ -146,8 +150,12 @@ class Trail:
 
     def _kept(self, step: int) -> set[int]:
         """Tensors made before a step that are read at or after it, or returned."""
-        made = {leaf.number for one in self.steps[:step] for leaf in _leaves(one.result, _Made)}
-        return made & (self.results | {number for one in self.steps[step:] for number in one.reads})
+        return self._made(step) & (
+            self.results | {number for one in self.steps[step:] for number in one.reads}
+        )
+
+    def _made(self, step: int) -> set[int]:
+        return {leaf.number for one in self.steps[:step] for leaf in _leaves(one.result, _Made)}
 
     def _written(self, step: int) -> set[int]:
         return {number for one in self.steps[step:] for number in one.writes}
@@ -210,7 +218,9 @@ class _Recorder(TorchDispatchMode):
             tuple(self.numbers[t] for t in tensors if t in self.numbers)
             for tensors in (given, tensors_in(changed))
         )
-        self.steps.append(_Step(func, _mapped(result, lambda t: self._noted(t, given)), reads, writes))
+        self.steps.append(
+            _Step(func, tree_map_only(Tensor, lambda t: self._noted(t, given), result), reads, writes)
+        )
         return result
 
     def _noted(self, tensor: Tensor, given: list[Tensor]) -> _Made | _Given:
@@ -258,13 +268,13 @@ class _Walk(TorchDispatchMode):
         if at >= self._frontier.step:
             result = func(*args, **kwargs)
             for tensor, made in zip(tensors_in(result), _leaves(step.result), strict=True):
-                if isinstance(made, _Made) and made.number in self._keep:
-                    self.found[made.number] = tensor
+                if isinstance(made, _Made):
+                    self._find(made.number, tensor)
             return result
         given = list(tensors_in((args, kwargs)))
         if torch.Tag.nondeterministic_seeded in func.tags and not given:
             func(*args, **kwargs)  # what is drawn later is then what it would have been
-        return _mapped(step.result, lambda leaf: self._answer(leaf, given), (_Made, _Given))
+        return tree_map_only((_Made, _Given), lambda leaf: self._answer(leaf, given), step.result)
 
     def _answer(self, leaf: Any, given: list[Tensor]) -> Tensor:
         if isinstance(leaf, _Given):
@@ -272,30 +282,21 @@ class _Walk(TorchDispatchMode):
         tensor = self._frontier.tensors.get(leaf.number)
         if tensor is None:
             return torch.empty_strided(leaf.shape, leaf.stride, dtype=leaf.dtype, device=leaf.device)
-        if leaf.number in self._frontier.private:
-            tensor = tensor.clone()
-        if leaf.number in self._keep:
-            self.found[leaf.number] = tensor
+        # An operation that makes a view wants a tensor object that has never been given out.
+        tensor = tensor.clone() if leaf.number in self._frontier.private else tensor.detach()
+        self._find(leaf.number, tensor)
         return tensor
+
+    def _find(self, number: int, tensor: Tensor) -> None:
+        if number in self._keep:
+            # Not the object itself: torch does other things with a tensor that somebody else holds too.
+            self.found[number] = tensor.detach()
 
 
 def _is_written(argument: Any) -> bool:
     return argument.alias_info is not None and argument.alias_info.is_write
 
 
-def _mapped(value: Any, change: Callable[[Any], Any], kinds: Any = Tensor) -> Any:
-    """The same nesting of lists and tuples with every leaf of some kinds changed."""
-    if isinstance(value, kinds):
-        return change(value)
-    if isinstance(value, list | tuple):
-        return type(value)(_mapped(item, change, kinds) for item in value)
-    return value
-
-
 def _leaves(value: Any, kinds: Any = (_Made, _Given)) -> list[Any]:
     """The leaves of some kinds in order."""
-    if isinstance(value, kinds):
-        return [value]
-    return (
-        [leaf for item in value for leaf in _leaves(item, kinds)] if isinstance(value, list | tuple) else []
-    )
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, kinds)]
