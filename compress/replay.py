@@ -255,12 +255,10 @@ class _Walk(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answers an operation, or runs it."""
-        kwargs, at = kwargs or {}, self._at
-        self._at += 1
+        kwargs, at, self._at = kwargs or {}, self._at, self._at + 1
         if at == self._stop:
             raise _Stop
-        known = at < self._frontier.step or self._stop is not None
-        if not known:
+        if at >= self._frontier.step and self._stop is None:
             return func(*args, **kwargs)
         step = self._trail.steps[at]
         if func is not step.operation:

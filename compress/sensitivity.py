@@ -35,7 +35,7 @@ from detectors.checkpoint import fingerprint
 from detectors.data import Dataset
 from detectors.engine.console import steps
 from detectors.engine.distributed import Place
-from detectors.errors import PlanError, RunError, UserError
+from detectors.errors import DataError, PlanError, RunError, UserError
 from detectors.evaluation import METRICS
 from detectors.evaluation.bootstrap import interval, resamples
 from detectors.evaluation.score import Measurement
@@ -214,7 +214,7 @@ class _Judge:
         self._examiner, self._findings = examiner, examiner.whole()
         self._measured = self._measure(self._findings)
         if not isfinite(self._measured.value):
-            raise RunError(
+            raise DataError(
                 f"none of the {len(examiner.targets)} images of the sweep has a box that counts for "
                 f"{recipe.eval.metric}; raise sensitivity.images, or draw others with sensitivity.seed"
             )
