@@ -90,4 +90,5 @@ def _rise(rise: list[float | None]) -> str:
     if value is None:
         return "no bound"
     text = f"{value:.2f}" if abs(value) < 1000 else f"{value:.1e}"
+    text = "0.00" if text == "-0.00" else text
     return f"({text})" if low is None or high is None or low <= 0 <= high else text
