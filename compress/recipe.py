@@ -133,7 +133,7 @@ class SensitivityConfig:
         "which of data.train and data.test to draw the images from; a test split must not choose widths, so "
         "test is for data.test=[val]",
     )
-    images: int = setting(64, "images, at most, that every cut is scored on; the same for all")
+    images: int = setting(96, "images, at most, that every cut is scored on; the same for all")
     seed: int = setting(0, "which images are drawn")
     bootstrap: int = setting(500, "resamples of the images behind the noise of every drop")
     tolerance: float = setting(
