@@ -10,6 +10,11 @@
 8 next round
 9 write slim.pth (with export.onnx=true slim.onnx too) and the report, print the rounds
 
+With mode=sensitivity nothing is cut for good: every layer group is cut by each of sensitivity.ratios, what
+that costs is measured on a few fixed images, and what each layer bears is said in words, a table, a picture
+(prunes/RECIPE_sensitivity/sensitivity.md, .csv, .json and .svg). prune.caps_from=.../sensitivity.json
+then caps what a plan takes from each layer. `torchrun --nproc-per-node=N prune.py ...` shares the cuts out.
+
 Writes into prunes/RECIPE (or OUT): ledger.jsonl with a line for each finished phase, round_NN.pth, slim.pth
 and report.html, .md, .csv and .json. Ctrl-C or a crash loses nothing that was finished: the same command goes
 on.
@@ -23,6 +28,10 @@ from compress.recipe import Recipe
 
 def prune(recipe: Recipe, path: str) -> None:
     """The steps of the module's docstring."""
+    if recipe.mode == "sensitivity":
+        measure_sensitivity(recipe, path)
+        return
+    from compress.caps import with_caps
     from compress.export import need_packages
     from compress.report import markdown, verdict, widths_table
     from compress.report.pictures import take
@@ -37,6 +46,7 @@ def prune(recipe: Recipe, path: str) -> None:
     need_model(recipe, "prune.py")
     with joined() as place:
         detector, (training, test) = open_all(recipe, ["train", "test"], place)
+        recipe = with_caps(recipe, detector)
         check(recipe, detector, place)
         if recipe.export.onnx:
             need_packages()
@@ -51,7 +61,7 @@ def prune(recipe: Recipe, path: str) -> None:
             if place.leads:
                 print(widths_table(graph, plan))
             return
-        sections = ["detector", "data", "prune", "finetune", "distill", "eval"]
+        sections = ["mode", "detector", "data", "prune", "finetune", "distill", "eval"]
         with run_folder(recipe, Path("prunes") / Path(path).stem, sections, place) as folder:
             ledger = Run(recipe, detector, training, test, folder, place).finish()
             if place.leads:
@@ -66,6 +76,35 @@ def prune(recipe: Recipe, path: str) -> None:
                     lacking = f"\n{error}"
                 saved += [name for name in ("report.md", "report.html") if (folder / name).exists()]
                 print("\n".join(f"saved {folder / name}" for name in saved) + lacking)
+
+
+def measure_sensitivity(recipe: Recipe, path: str) -> None:
+    """What each layer group bears, measured and said."""
+    from compress.sensitivity import DECISIVE, Sweep
+    from compress.sensitivity_report import markdown, write_all
+    from compress.session import describe, headline, need_model, open_all, run_folder
+    from compress.suggest import record_of
+    from detectors.config import changes
+    from detectors.engine.distributed import joined
+
+    need_model(recipe, "prune.py")
+    split = recipe.sensitivity.split
+    with joined() as place:
+        splits = ["train", "test"] if split == "test" else ["train"]
+        detector, datasets = open_all(recipe, splits, place)
+        folder = Path("prunes") / f"{Path(path).stem}_sensitivity"
+        sweep = Sweep(recipe, detector, datasets[0], datasets[-1], Path(recipe.out or folder), place)
+        if place.leads:
+            print(f"{changes(recipe)}\n\n{recipe.model}: {headline(detector)}")
+            print(f"{describe(datasets[-1], split)}\n\n{sweep.headline()}", flush=True)
+        if recipe.dry_run:
+            return
+        with run_folder(recipe, folder, DECISIVE, place):
+            record = record_of(sweep.finish(), sweep.graph, recipe.sensitivity.tolerance)
+            if place.leads:
+                saved = write_all(record, sweep.folder)
+                print(f"\n{markdown(record)}\n")
+                print("\n".join(f"saved {file}" for file in saved))
 
 
 if __name__ == "__main__":

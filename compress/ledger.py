@@ -17,6 +17,34 @@ def kept_round(ledger: "Ledger") -> int:
     return max((number for number in finished if number not in rejected), default=0)
 
 
+def lines_of(path: Path, keys: set[str], *, write: bool) -> list[Entry]:
+    """The JSON lines of a file, of which each holds some keys; a last line that is not whole is left out.
+
+    Args:
+        path: the file; need not exist.
+        keys: what every line must hold.
+        write: take a last line that is not whole out of the file too, so that lines can be added.
+
+    Raises:
+        RunError: another line that is none of these.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    lines = text.split("\n")
+    torn = lines.pop()
+    entries: list[Entry] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            entry = None
+        if not (isinstance(entry, dict) and keys <= entry.keys()):
+            raise RunError(f"{path}:{number} records no phase; take the run to another folder with out=PATH")
+        entries.append(entry)
+    if torn and write:
+        write_text(path, text[: -len(torn)])
+    return entries
+
+
 class Ledger:
     """The lines of `ledger.jsonl`, oldest first; each has a `round` and a `phase`.
 
@@ -33,22 +61,7 @@ class Ledger:
     def __init__(self, path: Path, *, write: bool = True) -> None:
         self.path = path
         self._write = write
-        self.entries: list[Entry] = []
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        lines = text.split("\n")
-        torn = lines.pop()
-        for number, line in enumerate(lines, start=1):
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                entry = None
-            if not (isinstance(entry, dict) and {"round", "phase"} <= entry.keys()):
-                raise RunError(
-                    f"{path}:{number} records no phase; take the run to another folder with out=PATH"
-                )
-            self.entries.append(entry)
-        if torn and write:
-            write_text(path, text[: -len(torn)])
+        self.entries = lines_of(path, {"round", "phase"}, write=write)
 
     def find(self, round_: int, phase: str) -> Entry | None:
         """The line of a finished phase, or None."""

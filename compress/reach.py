@@ -11,7 +11,7 @@ from compress.cost import Cost
 from compress.groups import Graph, Group
 from compress.plan import Rules, check_globs, selectable
 from compress.pricing import PRICES, Price, Pricing, priced
-from detectors.errors import PlanError
+from detectors.errors import PlanError, some
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def check_reachable(
     place = int(np.argmax(pricing.total > task.limits))
     kind = pricing.kinds[place]
     limit, smallest, whole = (float(costs[place]) for costs in (task.limits, pricing.total, now))
-    caps = f", prune.caps of {', '.join(rules.caps)}" if rules.caps else ""
+    caps = f", prune.caps of {some(list(rules.caps))}" if rules.caps else ""
     raise PlanError(
         f"budget {kind}={_number(limit)} is out of reach: with floor={rules.floor}, largest_cut="
         f"{rules.largest_cut} in each of {rounds} rounds, multiple={rules.multiple}{caps} and "

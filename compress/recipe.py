@@ -1,6 +1,7 @@
 """Everything a recipe may hold. Imports no torch: a typo is answered at once."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from detectors.errors import ConfigError
@@ -90,6 +91,9 @@ class PruneConfig:
     caps: dict[str, float] = setting(
         {}, 'layers that lose at most this share of their first width over all rounds: {"extras.*": 0.5}'
     )
+    caps_from: str | None = setting(
+        None, "a sensitivity.json of this model, whose suggestions cap all layers that caps does not name"
+    )
     rounds: int = setting(
         1, "rounds of cutting and fine-tuning; the budget is approached by equal relative cuts"
     )
@@ -151,6 +155,37 @@ class PruneConfig:
         self.rounds = count
         for place, budget in enumerate(self.budgets):
             require(not budget.empty, f"prune.budgets[{place}]", "{}", "a limit, such as {macs: 50%}")
+
+
+@dataclass
+class SensitivityConfig:
+    """What `mode=sensitivity` measures."""
+
+    ratios: list[float] = setting(
+        [0.1, 0.3, 0.5, 0.7, 0.9], "shares of its channels that each layer group loses, one after the other"
+    )
+    split: Literal["train", "test"] = setting(
+        "train",
+        "which of data.train and data.test to draw the images from; a test split must not choose widths, so "
+        "test is for data.test=[val]",
+    )
+    images: int = setting(96, "images, at most, that every cut is scored on; the same for all")
+    seed: int = setting(0, "which images are drawn")
+    bootstrap: int = setting(500, "resamples of the images behind the noise of every drop")
+    tolerance: float = setting(
+        0.02, "a drop of the metric up to this, or one that chance explains, is taken for harmless"
+    )
+
+    def __post_init__(self) -> None:
+        ratios = self.ratios
+        rising = all(a < b for a, b in pairwise(ratios))
+        between = bool(ratios) and all(0 < ratio < 1 for ratio in ratios)
+        wanted = "rising shares between 0 and 1, such as [0.1, 0.5]"
+        require(between and rising, "sensitivity.ratios", ratios, wanted)
+        for name in ("images", "bootstrap"):
+            require(getattr(self, name) >= 1, f"sensitivity.{name}", getattr(self, name), "1 or more")
+        tolerance = self.tolerance
+        require(0 <= tolerance <= 1, "sensitivity.tolerance", tolerance, "between 0 and 1")
 
 
 @dataclass
@@ -219,6 +254,10 @@ class Recipe:
     train: TrainConfig = setting(TrainConfig, "train.py")
     eval: EvalConfig = setting(EvalConfig, "scoring, in every command")
     prune: PruneConfig = setting(PruneConfig, "prune.py")
+    mode: Literal["prune", "sensitivity"] = setting(
+        "prune", "prune.py: sensitivity cuts nothing for good, and measures what each layer group bears"
+    )
+    sensitivity: SensitivityConfig = setting(SensitivityConfig, "prune.py with mode=sensitivity")
     finetune: TrainConfig = setting(TrainConfig, "finetune.py, and the fine-tuning in each round of prune.py")
     distill: DistillConfig = setting(DistillConfig, "a teacher in fine-tuning")
     report: ReportConfig = setting(ReportConfig, "the report of prune.py")

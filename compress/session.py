@@ -38,6 +38,8 @@ _FREE = {
     "eval": ("batch",),
     "train": ("save_every",),
     "finetune": ("save_every",),
+    # Finished cells stay what they are.
+    "sensitivity": ("ratios", "tolerance"),
 }
 
 
@@ -203,7 +205,7 @@ def run_folder(recipe: Recipe, default: Path, sections: Sequence[str], place: Pl
     Args:
         recipe: `out` names the folder.
         default: the folder where `out` is null.
-        sections: the parts of the recipe that decide what this run gives.
+        sections: the parts of the recipe that decide what this run gives, or single keys of them.
         place: only the leading process locks and writes.
 
     Raises:
@@ -286,7 +288,8 @@ def _check_same(saved: Recipe, recipe: Recipe, sections: Sequence[str], folder: 
     before, now = values_of(saved), values_of(recipe)
     for key in sorted(before.keys() | now.keys()):
         section, _, name = key.partition(".")
-        if section not in sections or name in _FREE.get(section, ()) or before.get(key) == now.get(key):
+        decides = section in sections or key in sections
+        if not decides or name in _FREE.get(section, ()) or before.get(key) == now.get(key):
             continue
         raise RunError(
             f"{folder} holds a run with {key}={before.get(key)}, this recipe says {now.get(key)}; "
