@@ -31,13 +31,13 @@ def prune(recipe: Recipe, path: str) -> None:
     if recipe.mode == "sensitivity":
         measure_sensitivity(recipe, path)
         return
-    from compress.caps import with_caps
     from compress.export import need_packages
     from compress.report import markdown, verdict, widths_table
     from compress.report.pictures import take
     from compress.report.write import write_report
     from compress.rounds import Run
     from compress.schedule import check, plan_round
+    from compress.sensitivity.caps import with_caps
     from compress.session import describe, exported, headline, need_model, open_all, run_folder, terms_of
     from detectors.config import changes
     from detectors.engine.distributed import joined
@@ -80,10 +80,10 @@ def prune(recipe: Recipe, path: str) -> None:
 
 def measure_sensitivity(recipe: Recipe, path: str) -> None:
     """What each layer group bears, measured and said."""
-    from compress.sensitivity import DECISIVE, Sweep
-    from compress.sensitivity_report import markdown, write_all
+    from compress.sensitivity.suggest import record_of
+    from compress.sensitivity.sweep import DECISIVE, Sweep
+    from compress.sensitivity.tables import markdown, write_all
     from compress.session import describe, headline, need_model, open_all, run_folder
-    from compress.suggest import record_of
     from detectors.config import changes
     from detectors.engine.distributed import joined
 

@@ -25,9 +25,9 @@ from torch import Tensor
 import detectors
 from benchmarks.main_job import machine
 from compress.cost import cost_of
-from compress.engines import ENGINES, Stopwatch
 from compress.export import Dense, onnx_bytes, onnx_pass
-from compress.latency import device_of, finish, in_turn, quantiles
+from compress.latency.engines import ENGINES, Stopwatch
+from compress.latency.passes import device_of, finish, in_turn, quantiles
 from detectors.errors import ConfigError, RunError, UserError
 from detectors.files import write_text
 from detectors.images import resize

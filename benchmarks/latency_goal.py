@@ -22,7 +22,7 @@ from torch import nn
 import compress
 from benchmarks.main_job import machine
 from compress.cost import cost_of, subject
-from compress.engines import ENGINES, Stopwatch
+from compress.latency.engines import ENGINES, Stopwatch
 from detectors.errors import PlanError
 from detectors.models import build
 from detectors.models.base import Detector

@@ -26,9 +26,9 @@ from compress.criteria import CRITERIA
 from compress.inputs import copied
 from compress.probe import narrowed
 from compress.recipe import Recipe
-from compress.sensitivity import Sweep
+from compress.sensitivity.suggest import record_of
+from compress.sensitivity.sweep import Sweep
 from compress.session import open_all, predictions_of
-from compress.suggest import record_of
 from detectors.config import load
 from detectors.engine.distributed import Place
 from detectors.evaluation import METRICS

@@ -21,7 +21,7 @@ from torchvision.models import get_weight
 
 from benchmarks.main_job import machine
 from compress.cost import Cost, cost_of
-from compress.latency import measure
+from compress.latency.passes import measure
 from detectors.models import build
 from detectors.models.base import Detector
 

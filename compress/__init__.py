@@ -7,14 +7,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compress.engines import Stopwatch as Stopwatch
+    from compress.latency.engines import Stopwatch as Stopwatch
     from compress.module import prune_module as prune_module
     from compress.module import shrink as shrink
     from compress.pruning import prune as prune
 
 __all__ = ["Stopwatch", "prune", "prune_module", "shrink"]
 _HOMES = {
-    "Stopwatch": "compress.engines",
+    "Stopwatch": "compress.latency.engines",
     "prune": "compress.pruning",
     "prune_module": "compress.module",
     "shrink": "compress.module",

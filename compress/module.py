@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from compress.budget import on_the_way
 from compress.cost import Cost, cost_of_layers
 from compress.criteria import CRITERIA
-from compress.engines import Stopwatch
 from compress.evidence import Evidence, Loss, gather
 from compress.graph import trace
 from compress.groups import Graph
 from compress.inputs import Inputs
-from compress.latency_plan import Course, check_latency
+from compress.latency.engines import Stopwatch
+from compress.latency.plan import Course, check_latency
 from compress.plan import Rules
 from compress.planning import Choice, lacking, limits_of, make_plan, planned, rules_of
 from compress.reach import check_reachable, smallest_cost

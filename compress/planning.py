@@ -10,12 +10,12 @@ from compress.allocation import allocate, check_choice
 from compress.budget import Budget, parse_budget
 from compress.cost import Cost, cost_of_layers
 from compress.criteria import CRITERIA
-from compress.engines import Stopwatch
 from compress.evidence import Evidence
 from compress.graph import trace
 from compress.groups import Graph, Group
 from compress.inputs import Inputs
-from compress.latency_plan import Course, fitted
+from compress.latency.engines import Stopwatch
+from compress.latency.plan import Course, fitted
 from compress.plan import Plan, Rules, plan_of
 from compress.pricing import PRICES, Price
 from compress.surgery import masked

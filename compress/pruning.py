@@ -6,9 +6,9 @@ from typing import Literal
 
 from compress.cost import subject
 from compress.criteria import CRITERIA
-from compress.engines import Stopwatch
 from compress.evidence import Evidence
 from compress.groups import Graph
+from compress.latency.engines import Stopwatch
 from compress.plan import Plan
 from compress.planning import Choice, lacking, planned, rules_of
 from compress.scoring import evidence_from

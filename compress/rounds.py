@@ -9,7 +9,7 @@ from typing import Any
 
 from compress.calibration import recalibrated
 from compress.cost import Cost, subject
-from compress.engines import Stopwatch
+from compress.latency.engines import Stopwatch
 from compress.ledger import Entry, Ledger, kept_round
 from compress.masking import unfolded
 from compress.pruning import carry_out

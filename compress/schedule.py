@@ -10,11 +10,11 @@ from compress.budget import Budget, on_the_way, parse_budget
 from compress.calibration import evidence_of
 from compress.cost import Cost, cost_of_layers, subject
 from compress.criteria import CRITERIA
-from compress.engines import Stopwatch
 from compress.evidence import Evidence
 from compress.graph import trace
 from compress.groups import Graph
-from compress.latency_plan import Course, check_latency
+from compress.latency.engines import Stopwatch
+from compress.latency.plan import Course, check_latency
 from compress.plan import Plan, Rules
 from compress.planning import make_plan
 from compress.reach import check_reachable, smallest_cost

@@ -4,10 +4,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from compress.cost import cost_of, subject
-from compress.engines import Stopwatch
 from compress.environment import environment
 from compress.graph import trace
-from compress.latency import Latency
+from compress.latency.engines import Stopwatch
+from compress.latency.passes import Latency
 from compress.ledger import Entry
 from compress.recipe import Recipe
 from compress.session import predictions_of, scored

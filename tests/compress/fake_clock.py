@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compress.engines import Stopwatch
 from compress.inputs import Inputs
-from compress.latency import Latency
-from compress.shapes import Shape, shapes_of
+from compress.latency.engines import Stopwatch
+from compress.latency.passes import Latency
+from compress.latency.shapes import Shape, shapes_of
 
 
 def stairs(shape: Shape) -> float:

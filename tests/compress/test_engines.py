@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from toys import TOYS, ThreeConvs, inputs, made
 
 import compress
-from compress.engines import Stopwatch
 from compress.export import onnx_pass
+from compress.latency.engines import Stopwatch
+from compress.latency.onnx_layers import layer_bytes
+from compress.latency.shapes import Shape, example_of, module_of, shapes_of
 from compress.narrow import multiplies
-from compress.onnx_layers import layer_bytes
-from compress.shapes import Shape, example_of, module_of, shapes_of
 from detectors.errors import ExportError, PlanError
 
 LAYERS = {

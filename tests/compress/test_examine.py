@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from toys import shaken
 
 from compress.cost import subject
-from compress.examine import Examiner, Findings, chosen
 from compress.graph import trace
 from compress.probe import narrowed
-from compress.replay import START, recorded
+from compress.sensitivity.examine import Examiner, Findings, chosen
+from compress.sensitivity.replay import START, recorded
 from detectors.data import build as build_data
 from detectors.errors import DataError
 from detectors.images import resize
@@ -127,7 +127,7 @@ def test_layers_whose_tensors_would_take_too_much_memory_are_run_from_the_start(
     groups = trace(*subject(detector)).groups
     examiner = Examiner(detector, DATA, [0, 2, 3], batch=2, difficult=False)
     whole = examiner.whole()
-    monkeypatch.setattr("compress.examine.MOST_KEPT", 1000)
+    monkeypatch.setattr("compress.sensitivity.examine.MOST_KEPT", 1000)
     examiner.enter(member.layer for member in groups[4].members)
     assert [frontier.step for frontier in examiner._frontiers] == [0, 0]
     assert same(examiner.changed(subject(detector)[0]), whole)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.latency import measure
+from compress.latency.passes import measure
 
 
 class Clock:

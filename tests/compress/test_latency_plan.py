@@ -14,11 +14,11 @@ import compress
 from compress.budget import Milliseconds, parse_milliseconds
 from compress.cost import cost_of, subject
 from compress.graph import trace
-from compress.latency_plan import _target, quick_widths
-from compress.latency_table import LatencyTable
+from compress.latency.plan import _target, quick_widths
+from compress.latency.shapes import Shape, shapes_of
+from compress.latency.table import LatencyTable
 from compress.plan import Rules
 from compress.planning import Choice
-from compress.shapes import Shape, shapes_of
 from detectors.errors import PlanError
 from detectors.geometry import geometry_of
 from detectors.models.base import Detector

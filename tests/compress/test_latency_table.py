@@ -13,8 +13,8 @@ from torch import nn
 from toys import inputs
 
 from compress.cost import Layer, layers_of
-from compress.latency_table import LatencyTable, grid
-from compress.shapes import Shape, shapes_of
+from compress.latency.shapes import Shape, shapes_of
+from compress.latency.table import LatencyTable, grid
 from detectors.errors import PlanError
 
 FACTS = {"device": "a processor", "engine": "torch", "threads": 2}

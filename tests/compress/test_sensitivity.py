@@ -12,15 +12,15 @@ import torch
 from tiny_runs import ALONE, tiny_recipe
 
 import detectors
-from compress.cells import Cells
 from compress.cost import Cost, cost_of, subject
 from compress.criteria import CRITERIA
-from compress.examine import chosen
 from compress.graph import trace
 from compress.plan import plan_of
 from compress.pruning import carry_out
 from compress.recipe import Recipe, SensitivityConfig
-from compress.sensitivity import Sweep
+from compress.sensitivity.cells import Cells
+from compress.sensitivity.examine import chosen
+from compress.sensitivity.sweep import Sweep
 from compress.session import predictions_of
 from detectors.data import build as build_data
 from detectors.engine.distributed import Place
@@ -203,7 +203,7 @@ def cell(group: str, kept: int) -> dict[str, Any]:
 def test_what_several_processes_measured_is_joined_and_no_line_is_lost_or_doubled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compress.cells.wait", lambda place: None)
+    monkeypatch.setattr("compress.sensitivity.cells.wait", lambda place: None)
     leader, second = (Cells(tmp_path, Place(rank, 2, torch.device("cpu"))) for rank in (0, 1))
     for cells in (leader, second):
         cells.begin({"model": "m"})

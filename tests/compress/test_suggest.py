@@ -10,15 +10,15 @@ import pytest
 from tiny_runs import tiny_detector, tiny_recipe
 from toys import ThreeConvs, inputs
 
-from compress.caps import with_caps
 from compress.cost import subject
 from compress.graph import trace
 from compress.groups import Graph
-from compress.heatmap import described, heatmap
 from compress.plan import Rules
 from compress.recipe import Recipe
-from compress.sensitivity_report import markdown, table, write_all
-from compress.suggest import Record, read_record, record_of
+from compress.sensitivity.caps import with_caps
+from compress.sensitivity.heatmap import described, heatmap
+from compress.sensitivity.suggest import Record, read_record, record_of
+from compress.sensitivity.tables import markdown, table, write_all
 from detectors.checkpoint import fingerprint
 from detectors.errors import RunError
 

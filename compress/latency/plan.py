@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from compress.budget import Budget, Milliseconds
-from compress.engines import Stopwatch
 from compress.groups import Graph
 from compress.inputs import Inputs, copied, tensors_in
-from compress.latency_table import LatencyTable, grid
+from compress.latency.engines import Stopwatch
+from compress.latency.shapes import shapes_of
+from compress.latency.table import LatencyTable, grid
 from compress.plan import Plan, Rules, Timed, plan_of, selectable
 from compress.pricing import PRICES, Price, Pricing
 from compress.probe import narrowed
-from compress.shapes import shapes_of
 from detectors.errors import PlanError
 
 # How far the measured time may be from the budget, and how often a plan is corrected.

@@ -5,8 +5,8 @@ import io
 import json
 from pathlib import Path
 
-from compress.heatmap import heatmap, shown
-from compress.suggest import Record
+from compress.sensitivity.heatmap import heatmap, shown
+from compress.sensitivity.suggest import Record
 from detectors.files import write_text
 
 _COLUMNS = (
@@ -16,7 +16,7 @@ _COLUMNS = (
 
 
 def write_all(record: Record, folder: Path) -> list[Path]:
-    """Writes `sensitivity.json`, `.csv`, `.svg` and `.md` into a run folder; see `compress.suggest`."""
+    """Writes `sensitivity.json`, `.csv`, `.svg` and `.md` into a run folder; see `suggest`."""
     texts = {
         "json": json.dumps(record, indent=1, allow_nan=False) + "\n",
         "csv": table(record),

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.cost import Layer
+from compress.latency.shapes import Shape
 from compress.pricing import Price
-from compress.shapes import Shape
 from detectors.errors import PlanError
 from detectors.files import write_text
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.shapes import Shape
+from compress.latency.shapes import Shape
 
 # What torch's exporter writes too.
 _OPSET, _IR = 20, 10

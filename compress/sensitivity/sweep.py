@@ -20,10 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.calibration import evidence_of
-from compress.cells import Cells, Key
 from compress.cost import cost_of_layers, subject
 from compress.criteria import CRITERIA
-from compress.examine import Examiner, Findings, chosen
 from compress.graph import trace
 from compress.groups import Graph, Group
 from compress.ledger import Entry
@@ -31,6 +29,8 @@ from compress.plan import selectable
 from compress.pricing import priced
 from compress.probe import narrowed
 from compress.recipe import Recipe
+from compress.sensitivity.cells import Cells, Key
+from compress.sensitivity.examine import Examiner, Findings, chosen
 from detectors.checkpoint import fingerprint
 from detectors.data import Dataset
 from detectors.engine.console import steps
@@ -114,7 +114,7 @@ class Sweep:
 
         Returns:
             `start`, the line of what was measured on, and `cells`, one for each group and ratio with its
-            `ratio`; see `compress.suggest` for what is made of it.
+            `ratio`; see `compress.sensitivity.suggest` for what is made of it.
 
         Raises:
             RunError: the folder holds a sweep of another model or of other images.

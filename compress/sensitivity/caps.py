@@ -8,7 +8,7 @@ from compress.cost import subject
 from compress.graph import trace
 from compress.plan import names, selectable
 from compress.recipe import Recipe
-from compress.suggest import read_record
+from compress.sensitivity.suggest import read_record
 from detectors.checkpoint import fingerprint
 from detectors.errors import RunError
 from detectors.models.base import Detector

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from compress.export import need_packages, onnx_bytes, onnx_pass
 from compress.inputs import Inputs, call, changed, tensors_in
-from compress.latency import Latency, device_of, finish, in_turn, quantiles
+from compress.latency.passes import Latency, device_of, finish, in_turn, quantiles
+from compress.latency.shapes import Shape, example_of, module_of
 from compress.narrow import multiplies
-from compress.shapes import Shape, example_of, module_of
 from detectors.errors import PlanError
 from detectors.modes import evaluating
 from detectors.registry import did_you_mean
@@ -181,7 +181,7 @@ class Stopwatch:
             layer = module_of(shape).to(like.device, like.dtype)
             example = example_of(shape, self.batch).to(like.device, like.dtype)
             return lambda: layer(example)
-        from compress.onnx_layers import layer_bytes  # imports onnx, which is an extra
+        from compress.latency.onnx_layers import layer_bytes  # imports onnx, which is an extra
 
         return onnx_pass(layer_bytes(shape, self.batch), example_of(shape, self.batch), threads)
 

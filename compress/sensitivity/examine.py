@@ -1,7 +1,7 @@
 """What a detector makes of a few fixed images: a loss for each of them, and what it finds in them.
 
 For a detector of which some layers were changed, the operations before these are not repeated; see
-`compress.replay`.
+`compress.sensitivity.replay`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.inputs import copied
-from compress.replay import START, Frontier, Trail, recorded
+from compress.sensitivity.replay import START, Frontier, Trail, recorded
 from detectors.data import Dataset
 from detectors.data.samples import EvalSamples, collate, stable_seed, unpack
 from detectors.errors import DataError

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from compress.suggest import Record
+from compress.sensitivity.suggest import Record
 
 _CELL_WIDTH, _CELL_HEIGHT, _LETTER = 62, 24, 7.3
 _TOP, _LEGEND = 46, 78
