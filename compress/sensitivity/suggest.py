@@ -117,14 +117,26 @@ def read_record(path: Path) -> Record:
             f"{path} is of version {record['version']}, this program reads version {VERSION}; run "
             "mode=sensitivity again"
         )
-    groups = record["groups"]
-    sound = isinstance(groups, list) and all(
-        isinstance(group, dict) and isinstance(group.get("suggested"), float) and group.get("layers")
-        for group in groups
-    )
-    if not sound:
+    if not _is_sound(record):
         raise RunError(f"{path} is no sensitivity.json, or a broken one; run mode=sensitivity again")
     return record
+
+
+def _is_sound(record: Record) -> bool:
+    """Whether there is what readers rely on."""
+    try:
+        named = all(isinstance(record[key], str) for key in ("model", "label"))
+        groups = all(
+            isinstance(group["suggested"], float) and bool(group["layers"]) and _are_sound(group["cells"])
+            for group in record["groups"]
+        )
+        return named and groups and len(record["score"]) == 3 and isinstance(record["notes"], list)
+    except (KeyError, TypeError):
+        return False
+
+
+def _are_sound(cells: Sequence[Mapping[str, Any]]) -> bool:
+    return all(0 < cell["ratio"] < 1 and len(cell["drop"]) == 3 and "noise" in cell for cell in cells)
 
 
 def notes(record: Record) -> list[str]:

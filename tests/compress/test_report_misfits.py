@@ -26,6 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SWEEP = {
+    "version": 1,
     "label": "mAP (voc)",
     "score": [0.8, 0.7, 0.9],
     "ratios": [0.25, 0.5],
@@ -33,6 +34,7 @@ SWEEP = {
     "groups": [
         {
             "name": f"{EVIL}stem",
+            "layers": [f"{EVIL}stem"],
             "suggested": 0.25,
             "cells": [
                 {"ratio": 0.25, "drop": [-0.01, -0.02, 0.01], "noise": True},
@@ -41,6 +43,7 @@ SWEEP = {
         },
         {
             "name": "head",
+            "layers": ["head"],
             "suggested": 0.0,
             "cells": [{"ratio": 0.25, "drop": [0.1, None, None], "noise": False}],
         },

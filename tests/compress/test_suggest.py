@@ -182,8 +182,11 @@ SUGGESTED = {"backbone.features.0": 0.0, "backbone.features.3": 0.9, "backbone.f
 
 def capped(folder: Path, *, change: dict[str, Any] | None = None, **prune: Any) -> Recipe:
     """The tiny recipe with caps from a file that holds three suggestions."""
-    groups = [{"name": name, "layers": [name], "suggested": value} for name, value in SUGGESTED.items()]
+    groups = [
+        {"name": name, "layers": [name], "suggested": value, "cells": []} for name, value in SUGGESTED.items()
+    ]
     record = {"version": 1, "model": fingerprint(DETECTOR), "criterion": "l1", "groups": groups}
+    record |= {"label": "mAP (voc)", "score": [0.5, None, None], "notes": []}
     path = folder / "sensitivity.json"
     path.write_text(json.dumps(record | (change or {})))
     return with_caps(tiny_recipe(caps_from=str(path), **prune), DETECTOR)
