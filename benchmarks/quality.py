@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.trials import METHODS, WITHOUT, Bench, OutOfTime, Recovery, Trial
+from benchmarks.trials import CHANGES, METHODS, Bench, OutOfTime, Recovery, Trial
 from detectors.evaluation.bootstrap import interval
 
 ROOT = Path(__file__).parent.parent
@@ -77,8 +77,8 @@ def wanted(chooser: Bench, part: int = 0, parts: int = 1) -> Iterator[Trial]:
         for method, table in pairs[part::parts]:
             yield from trials_of(method, table, share, rate_of(chooser, method, table))
     rate = rate_of(chooser, "ours", "ours")
-    for without in tuple(WITHOUT)[part::parts]:
-        yield Trial("ours", 0.025, "ours", rate, 0, "test", without)
+    for change in tuple(CHANGES)[part::parts]:
+        yield Trial("ours", 0.025, "ours", rate, 0, "test", change)
 
 
 def tables(name: str, bench: Bench, chooser: Bench) -> str:
@@ -97,7 +97,7 @@ def tables(name: str, bench: Bench, chooser: Bench) -> str:
             ]
             rows.append([method, f"{rate:g}", *cells])
         parts.append(f"{title}:\n\n{_markdown(rows)}")
-    parts.append(f"Ours without each ingredient:\n\n{_markdown(_ablation(bench, chooser))}")
+    parts.append(f"Ours with one thing changed:\n\n{_markdown(_ablation(bench, chooser))}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -140,16 +140,16 @@ def _cell(
 
 
 def _ablation(bench: Bench, chooser: Bench) -> list[list[str]]:
-    rows = [["without", "AP at 2.5%", "change"]]
+    rows = [["ours with", "AP at 2.5%", "difference"]]
     ours = _ours(bench, chooser, 0.025)
     if ours is None:
         return rows
     rate = rate_of(chooser, "ours", "ours")
-    rows.append(["nothing", f"{ours[0]['score']:.3f}", ""])
-    for without in WITHOUT:
-        facts = _found(bench, [Trial("ours", 0.025, "ours", rate, 0, "test", without)])
+    rows.append(["nothing changed", f"{ours[0]['score']:.3f}", ""])
+    for change in CHANGES:
+        facts = _found(bench, [Trial("ours", 0.025, "ours", rate, 0, "test", change)])
         if facts is not None:
-            rows.append([without, f"{facts[0]['score']:.3f}", _against(ours, facts)])
+            rows.append([change, f"{facts[0]['score']:.3f}", _against(ours, facts)])
     return rows
 
 

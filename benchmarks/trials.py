@@ -63,14 +63,15 @@ RECOVERIES: dict[Recovery, dict[str, str]] = {
     },
     "ours": {"prune.compensate": "refit", "prune.recalibrate": "norms"},
 }
-# What ours is without each of its ingredients.
-WITHOUT: dict[str, dict[str, str]] = {
-    "column subsets (L1 instead)": {"prune.criterion": "l1"},
-    "the knapsack (uniform instead)": {"prune.choice": "uniform"},
-    "the refit of consumers": {"prune.compensate": "none"},
-    "norms measured anew": {"prune.recalibrate": "none"},
-    "distilled predictions": {"distill.predictions": "0"},
-    "distilled attention": {"distill.attention": "0"},
+# Ours with one thing changed.
+CHANGES: dict[str, dict[str, str]] = {
+    "L1 instead of column subsets": {"prune.criterion": "l1"},
+    "uniform widths instead of the knapsack's": {"prune.choice": "uniform"},
+    "no refit of the consumers": {"prune.compensate": "none"},
+    "layers solved anew after the refit": {"prune.compensate": "reconstruct"},
+    "no norms measured anew": {"prune.recalibrate": "none"},
+    "no distilled predictions": {"distill.predictions": "0"},
+    "distilled attention as well": {"distill.attention": "30"},
 }
 
 
@@ -89,7 +90,7 @@ class Trial:
         lr: of the fine-tuning.
         seed: of scores, order and augmentation.
         split: what it is scored on.
-        without: an ingredient of `WITHOUT` that is switched off; empty: none.
+        change: a key of `CHANGES`; empty: none.
     """
 
     method: str
@@ -98,7 +99,7 @@ class Trial:
     lr: float
     seed: int
     split: Split
-    without: str = ""
+    change: str = ""
 
     @property
     def overrides(self) -> list[str]:
@@ -106,7 +107,7 @@ class Trial:
         keys = {
             **PLANNED.get(self.method, OURS),
             **RECOVERIES[self.recovery],
-            **WITHOUT.get(self.without, {}),
+            **CHANGES.get(self.change, {}),
             "prune.budget.macs": f"{100 * self.share:g}%",
             "finetune.lr": f"{self.lr}",
             "finetune.seed": f"{self.seed}",

@@ -19,4 +19,4 @@ def test_the_quick_run_times_every_criterion_and_writes_it(tmp_path, monkeypatch
 
 def test_one_action_prints_the_memory_that_it_needed(capfd):
     benchmark.main(quick=True, out=None, only="training")
-    assert float(capfd.readouterr().out.splitlines()[-1]) > 100
+    assert float(capfd.readouterr().out.splitlines()[-1]) > 1

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from benchmarks import quality
-from benchmarks.trials import METHODS, WITHOUT, Bench, OutOfTime, Trial
+from benchmarks.trials import CHANGES, METHODS, Bench, OutOfTime, Trial
 
 RECIPE = {
     "detector": {"name": "ssd_vgg16_bn", "size": [64, 64], "width": 0.125},
@@ -81,8 +81,8 @@ def test_val_is_scored_by_a_detector_of_its_own(bench: Bench) -> None:
 
 def test_each_ingredient_can_be_left_out() -> None:
     whole = Trial("ours", 0.3, "ours", 1e-3, 0, "test").overrides
-    for without in WITHOUT:
-        less = Trial("ours", 0.3, "ours", 1e-3, 0, "test", without).overrides
+    for change in CHANGES:
+        less = Trial("ours", 0.3, "ours", 1e-3, 0, "test", change).overrides
         assert len(set(whole) ^ set(less)) in (1, 2)
 
 
