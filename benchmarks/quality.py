@@ -140,12 +140,12 @@ def _cell(
 
 
 def _ablation(bench: Bench, chooser: Bench) -> list[list[str]]:
-    rows = [["ours with", "AP at 2.5%", "difference"]]
+    rows = [["changed", "AP at 2.5%", "difference"]]
     ours = _ours(bench, chooser, 0.025)
     if ours is None:
         return rows
     rate = rate_of(chooser, "ours", "ours")
-    rows.append(["nothing changed", f"{ours[0]['score']:.3f}", ""])
+    rows.append(["nothing", f"{ours[0]['score']:.3f}", ""])
     for change in CHANGES:
         facts = _found(bench, [Trial("ours", 0.025, "ours", rate, 0, "test", change)])
         if facts is not None:

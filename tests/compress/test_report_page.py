@@ -11,6 +11,7 @@ import torch
 from reports import EVIL, changed, page_of, run_folder
 from tiny_runs import ALONE, tiny_detector, tiny_recipe
 
+from compress.latency.engines import Stopwatch
 from compress.ledger import Ledger
 from compress.report import markdown
 from compress.report.__main__ import main
@@ -224,7 +225,7 @@ def test_a_guest_is_reported_as_any_other_detector(tmp_path: Path) -> None:
     test = build_data(recipe.data, "test")
     torch.manual_seed(0)
     guest = build("torchvision_ssdlite320_mobilenet_v3_large", test.classes, size=(64, 64)).eval()
-    states, ledger = States(recipe, guest, test, ALONE), Ledger(tmp_path / "ledger.jsonl")
+    states, ledger = States(recipe, guest, test, ALONE, Stopwatch()), Ledger(tmp_path / "ledger.jsonl")
     ledger.add({"round": 0, "phase": "start", "model": "m", "file": None, **states.of_first()})
     # Cutting a guest is tested elsewhere and takes longer: here a round left it as it was.
     same = states.of(guest)

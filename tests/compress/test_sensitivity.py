@@ -130,7 +130,7 @@ def test_a_killed_sweep_goes_on_and_measures_no_cell_twice(
     assert without_seconds(found) == without_seconds(unbroken)
     lines = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
     assert [line["phase"] for line in lines] == ["start"] + ["cell"] * 10
-    monkeypatch.setattr("compress.sensitivity.Examiner", None)
+    monkeypatch.setattr("compress.sensitivity.sweep.Examiner", None)
     assert without_seconds(sweep(tmp_path).finish()) == without_seconds(unbroken)
 
 

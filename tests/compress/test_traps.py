@@ -31,13 +31,13 @@ from toys import TOYS, ConvNorm, Normed, Residual, ThreeConvs, inputs, made
 
 import compress
 import detectors
-from compress import latency
 from compress.allocation import CHOICES
 from compress.cost import cost_of, cost_of_layers
 from compress.criteria import CRITERIA
 from compress.graph import trace
 from compress.groups import Graph
 from compress.inputs import tensors_in
+from compress.latency.engines import Stopwatch
 from compress.ledger import Ledger
 from compress.plan import Rules, plan_of
 from compress.pruning import prune
@@ -339,7 +339,7 @@ def test_17_a_run_that_goes_on_still_reckons_from_the_first_model(
 
 
 def test_18_latency_is_measured_on_the_device_that_the_network_is_on() -> None:
-    (found,) = latency.measure([made(ThreeConvs)], inputs(), runs=2)
+    (found,) = Stopwatch(runs=2).networks([made(ThreeConvs)], inputs())
     assert found.median_ms > 0
     assert found.device
 
