@@ -21,7 +21,7 @@ from torchvision.models import get_weight
 
 from benchmarks.main_job import machine
 from compress.cost import Cost, cost_of
-from compress.latency.passes import measure
+from compress.latency.engines import Stopwatch
 from detectors.models import build
 from detectors.models.base import Detector
 
@@ -96,7 +96,7 @@ def clocked(entry: Entry, macs: int, clock: Callable[[], float] = time.perf_coun
     with torch.inference_mode():
         image = detector.normalise(torch.rand(1, 3, *detector.size))
     runs = 20 if macs < 10e9 else 5 if macs < 60e9 else 3
-    (latency,) = measure([detector.network], image, runs=runs, clock=clock)
+    (latency,) = Stopwatch(runs=runs, clock=clock).networks([detector.network], image)
     return {**asdict(latency), "macs": macs}
 
 

@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
-from detectors.modes import evaluating
+from torch import Tensor
 
 WARM_UP = 3
 
@@ -33,24 +31,6 @@ class Latency:
     threads: int
     device: str
     engine: str = "torch"
-
-
-def measure(
-    models: Sequence[nn.Module], inputs: Tensor, *, runs: int, clock: Callable[[], float] = time.perf_counter
-) -> list[Latency]:
-    """Times models in turn: one pass of each, then the next pass of each, and so on.
-
-    Args:
-        models: on the device of `inputs`; timed in evaluation mode and left in the mode they were in.
-        inputs: `[B, 3, H, W]`.
-        runs: timed passes of each model, after three untimed ones.
-        clock: gives seconds; tests give one of their own.
-    """
-    with torch.inference_mode(), evaluating(*models):
-        calls = [lambda model=model: model(inputs) for model in models]
-        times = in_turn(calls, runs=runs, clock=clock, finish=lambda: finish(inputs))
-    threads, device = torch.get_num_threads(), device_of(inputs)
-    return [Latency(*quantiles(row), runs, len(inputs), threads, device) for row in times]
 
 
 def in_turn(

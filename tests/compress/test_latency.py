@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.latency.passes import measure
+from compress.latency.engines import Stopwatch
 
 
 class Clock:
@@ -33,6 +33,7 @@ class Timed(nn.Module):
 
 
 WARM_UP = [500.0] * 3
+IMAGE = torch.zeros(1, 3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_median_and_ninth_tenth_of_the_timed_runs(
 ) -> None:
     clock = Clock()
     model = Timed("a", clock, WARM_UP + milliseconds, [])
-    (latency,) = measure([model], torch.zeros(1, 3, 8, 8), runs=len(milliseconds), clock=clock)
+    (latency,) = Stopwatch(runs=len(milliseconds), clock=clock).networks([model], IMAGE)
     assert latency.median_ms == pytest.approx(median)
     assert latency.p90_ms == pytest.approx(p90)
     assert (latency.runs, latency.batch, latency.device) == (len(milliseconds), 1, "cpu")
@@ -60,7 +61,7 @@ def test_median_and_ninth_tenth_of_the_timed_runs(
 def test_models_take_turns_and_each_gets_its_own_time() -> None:
     clock, order = Clock(), []
     slow, fast = (Timed(n, clock, WARM_UP + [ms] * 4, order) for n, ms in (("slow", 8.0), ("fast", 2.0)))
-    latencies = measure([slow, fast], torch.zeros(2, 3, 8, 8), runs=4, clock=clock)
+    latencies = Stopwatch(batch=2, runs=4, clock=clock).networks([slow, fast], IMAGE)
     assert order == ["slow", "fast"] * 7  # three rounds to warm up, four timed ones
     assert [latency.median_ms for latency in latencies] == pytest.approx([8.0, 2.0])
     assert [latency.batch for latency in latencies] == [2, 2]
@@ -69,6 +70,6 @@ def test_models_take_turns_and_each_gets_its_own_time() -> None:
 def test_models_are_timed_in_evaluation_mode_and_left_in_theirs() -> None:
     clock = Clock()
     models = [Timed(n, clock, [1.0] * 4, []).train(mode) for n, mode in (("a", True), ("b", False))]
-    measure(models, torch.zeros(1, 3, 8, 8), runs=1, clock=clock)
+    Stopwatch(runs=1, clock=clock).networks(models, IMAGE)
     assert [model.modes for model in models] == [{False}, {False}]
     assert [model.training for model in models] == [True, False]
