@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from detectors.errors import DataError
 from detectors.evaluation import METRICS
-from detectors.evaluation.score import Score
+from detectors.evaluation.score import Measurement, Score
 from detectors.types import Detections, Target
 
 PERCENTILES = (2.5, 50, 97.5)  # ends and middle of a 95 % interval
@@ -130,18 +130,31 @@ def paired_difference(
         ValueError: where bootstrap is below 1.
         ConfigError, DataError, UserError: as in `score`.
     """
+    one, two = measured_pair(first, second, targets, classes, metric=metric, bootstrap=bootstrap)
+    weights, value = resamples(len(targets), bootstrap, seed), two.value - one.value
+    low, high = interval(value, two.values(weights) - one.values(weights))
+    return Difference(metric, value, low, high, len(targets))
+
+
+def measured_pair(
+    first: Sequence[Detections],
+    second: Sequence[Detections],
+    targets: Sequence[Target],
+    classes: tuple[str, ...],
+    *,
+    metric: str,
+    bootstrap: int,
+) -> tuple[Measurement, Measurement]:
+    """The two measurements that a paired difference is made of; arguments and errors as there."""
     if bootstrap < 1:
         raise ValueError(f"bootstrap={bootstrap}, but a paired interval needs at least 1 resample")
-    measured = [METRICS[metric](detections, targets, classes) for detections in (first, second)]
-    value = measured[1].value - measured[0].value
-    if isnan(value):
+    one, two = (METRICS[metric](detections, targets, classes) for detections in (first, second))
+    if isnan(two.value - one.value):
         raise DataError(
             f"none of the {len(targets)} images has a labelled box that counts for {metric}: no ground to "
             "compare two models on; check data.test and the annotations"
         )
-    weights = resamples(len(targets), bootstrap, seed)
-    low, high = interval(value, measured[1].values(weights) - measured[0].values(weights))
-    return Difference(metric, value, low, high, len(targets))
+    return one, two
 
 
 def resamples(images: int, count: int, seed: int) -> NDArray[np.int32]:

@@ -8,9 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.errors import DataError
 from detectors.evaluation import METRICS
-from detectors.evaluation.bootstrap import Difference, interval, resamples
+from detectors.evaluation.bootstrap import Difference, interval, measured_pair, resamples
 from detectors.evaluation.coco import AREA_RANGES, by_size
 from detectors.evaluation.matching import areas
 from detectors.evaluation.ranking import mean_of_defined
@@ -82,15 +81,8 @@ def compared(
     The resamples of the classes are those of the whole, so that taking it apart costs next to nothing; sizes
     have at most `SIZE_RESAMPLES`. Arguments and errors as in `paired_difference`.
     """
-    if bootstrap < 1:
-        raise ValueError(f"bootstrap={bootstrap}, but a paired interval needs at least 1 resample")
-    one, two = (METRICS[metric](detections, targets, classes) for detections in (first, second))
+    one, two = measured_pair(first, second, targets, classes, metric=metric, bootstrap=bootstrap)
     change = two.value - one.value
-    if isnan(change):
-        raise DataError(
-            f"none of the {len(targets)} images has a labelled box that counts for {metric}: no ground to "
-            "compare two models on; check data.test and the annotations"
-        )
     weights, boxes = resamples(len(targets), bootstrap, seed), _boxes(targets, classes)
     parts = []
     if one.class_values is None or two.class_values is None:
