@@ -31,6 +31,7 @@ from compress.latency.passes import device_of, finish, in_turn, quantiles
 from detectors.errors import ConfigError, RunError, UserError
 from detectors.files import write_text
 from detectors.images import resize
+from detectors.memory_format import in_layout
 from detectors.models import build
 from detectors.models.base import Detector
 from detectors.models.guests.two_stage import TwoStage
@@ -77,7 +78,7 @@ def stages(
 
     def resized() -> Tensor:
         inputs = torch.stack([resize(image, detector.size) for _ in sizes])
-        return inputs.to(weight.device, weight.dtype) / 255
+        return in_layout(inputs.to(weight.device, weight.dtype) / 255, channels_last=True)
 
     images = resized()
     if isinstance(detector, TwoStage):
@@ -106,7 +107,9 @@ def measure(
         stack.enter_context(evaluating(*models.values()))
         parts = {name: stages(one, engine, image, batch, threads) for name, one in models.items()}
         keys = [(name, stage) for name, own in parts.items() for stage in own]
-        times = in_turn([parts[name][stage] for name, stage in keys], runs=runs, finish=lambda: finish(like))
+        times = in_turn(
+            [parts[name][stage] for name, stage in keys], runs=runs, finish=lambda: finish(like.device)
+        )
     rows = []
     for name, detector in models.items():
         own = {stage: row for (whose, stage), row in zip(keys, times, strict=True) if whose == name}

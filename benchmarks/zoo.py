@@ -20,7 +20,7 @@ import yaml
 from torchvision.models import get_weight
 
 from benchmarks.main_job import machine
-from compress.cost import Cost, cost_of
+from compress.cost import Cost, cost_of, subject
 from compress.latency.engines import Stopwatch
 from detectors.models import build
 from detectors.models.base import Detector
@@ -94,7 +94,7 @@ def clocked(entry: Entry, macs: int, clock: Callable[[], float] = time.perf_coun
     torch.manual_seed(0)
     detector = entry.build("cpu").eval()
     with torch.inference_mode():
-        image = detector.normalise(torch.rand(1, 3, *detector.size))
+        image = detector.normalise(torch.rand_like(subject(detector)[1]))
     runs = 20 if macs < 10e9 else 5 if macs < 60e9 else 3
     (latency,) = Stopwatch(runs=runs, clock=clock).networks([detector.network], image)
     return {**asdict(latency), "macs": macs}

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.inputs import Inputs, call, tensors_in
+from compress.inputs import Inputs, call, tensors_in, with_shapes
 from compress.narrow import multiplies
 from detectors.geometry import CONVOLUTIONS, TRANSPOSED
+from detectors.memory_format import in_layout
 from detectors.modes import evaluating
+from detectors.shapes_only import ShapesOnly
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def layers_of(model: nn.Module, inputs: Inputs) -> tuple[Layer, ...]:
     stored = [module for module in names if _stored(module) or multiplies(module)]
     hooks = [module.register_forward_hook(record) for module in stored]
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(model), ShapesOnly():
             call(model, inputs)
     finally:
         for hook in hooks:
@@ -144,16 +146,20 @@ def cost_of(model: nn.Module, inputs: Inputs | None = None) -> Cost:
         inputs: what a bare network takes, batch 1; not needed for a detector.
     """
     model, inputs = subject(model, inputs)
-    return cost_of_layers(layers_of(model, inputs))
+    return cost_of_layers(with_shapes(layers_of, model, inputs))
 
 
 def subject(model: nn.Module, inputs: Inputs | None = None) -> tuple[nn.Module, Any]:
-    """What is traced, counted and timed: a detector's network and one image, or a network and its inputs."""
+    """What is traced, counted and timed: a detector's network and one image, or a network and its inputs.
+
+    The image lies in memory as in `Detector.predict`.
+    """
     if inputs is not None:
         return model, inputs
     detector: Any = model
     parameter = next(detector.network.parameters())
-    return detector.network, torch.zeros(1, 3, *detector.size, dtype=parameter.dtype, device=parameter.device)
+    image = torch.zeros(1, 3, *detector.size, dtype=parameter.dtype, device=parameter.device)
+    return detector.network, in_layout(image, channels_last=True)
 
 
 def _layer(name: str, module: Any, positions: int) -> Layer:

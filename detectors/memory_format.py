@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # Channels of a block in oneDNN's kernels (AVX-512; AVX2 takes 8).
 _BLOCK = 16
@@ -26,6 +26,21 @@ def to_channels_last(model: nn.Module) -> None:
             and _in_default_layout not in layer._forward_pre_hooks.values()
         ):
             layer.register_forward_pre_hook(_in_default_layout)
+
+
+def in_channels_last(tensor: Tensor) -> bool:
+    """Whether a batch of maps lies in memory as `[B, H, W, C]`, and not in the default layout as well."""
+    return (
+        tensor.ndim == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and not tensor.is_contiguous()
+    )
+
+
+def in_layout(tensor: Tensor, channels_last: bool) -> Tensor:
+    """A batch of maps in that layout; tensors of other dimensions have only one."""
+    last = channels_last and tensor.ndim == 4
+    return tensor.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def _in_default_layout(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

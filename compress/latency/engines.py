@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from compress.export import need_packages, onnx_bytes, onnx_pass
-from compress.inputs import Inputs, call, changed, tensors_in
+from compress.inputs import Inputs, call, changed, copied, tensors_in
 from compress.latency.passes import Latency, device_of, finish, in_turn, quantiles
 from compress.latency.shapes import Shape, example_of, module_of
 from compress.narrow import multiplies
 from detectors.errors import PlanError
+from detectors.memory_format import in_channels_last, in_layout
 from detectors.modes import evaluating
 from detectors.registry import did_you_mean
 
@@ -28,6 +29,32 @@ ENGINES = ("torch", "onnxruntime")
 
 # Layers timed in turn, at most: their inputs and weights are in memory together.
 _TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a layer's time depends on beside its shape and the engine.
+
+    Attributes:
+        device: where the network is.
+        dtype: of its weights.
+        channels_last: memory layout of its maps.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    channels_last: bool
+
+    @classmethod
+    def of(cls, network: nn.Module, inputs: Inputs) -> "Conditions":
+        """Those under which a network takes its inputs."""
+        given = list(tensors_in(inputs))
+        like = next(network.parameters(), given[0])
+        return cls(like.device, like.dtype, any(map(in_channels_last, given)))
+
+    def placed(self, tensor: Tensor) -> Tensor:
+        """A tensor as a layer reads it."""
+        return in_layout(tensor.to(self.device, self.dtype), self.channels_last)
 
 
 @dataclass(frozen=True)
@@ -63,22 +90,20 @@ class Stopwatch:
         if self.engine == "onnxruntime":
             need_packages()
 
-    def facts(self, like: Tensor) -> dict[str, str | int]:
-        """All that decides what a layer takes beside its shape.
-
-        Args:
-            like: a parameter of the network: its device and dtype count, on the CPU's own engines too.
-        """
-        cuda = like.is_cuda and self.engine == "torch"
+    def facts(self, under: Conditions) -> dict[str, str | int]:
+        """All that decides what a layer takes beside its shape; onnxruntime has its own device and layout."""
+        torchs = self.engine == "torch"
+        cuda = torchs and under.device.type == "cuda"
         return {
-            "device": torch.cuda.get_device_name(like.device) if cuda else processor(),
+            "device": torch.cuda.get_device_name(under.device) if cuda else processor(),
             "cores": len(os.sched_getaffinity(0))
             if hasattr(os, "sched_getaffinity")
             else os.cpu_count() or 1,
             "engine": self.engine,
             "batch": self.batch,
             "threads": self.threads or torch.get_num_threads(),
-            "dtype": "float32" if self.engine == "onnxruntime" else str(like.dtype).removeprefix("torch."),
+            "dtype": str(under.dtype).removeprefix("torch.") if torchs else "float32",
+            "layout": "channels_last" if torchs and under.channels_last else "default",
             "version": version(self.engine),
         }
 
@@ -86,32 +111,34 @@ class Stopwatch:
         """Times whole networks in turn, each pass of all before the next.
 
         Args:
-            networks: in torch, on the device of the inputs; timed in evaluation mode, left in their own.
-            inputs: what they take, batch 1.
+            networks: in torch, on the device of the inputs; timed in evaluation mode and with weights in the
+                default layout, as files give them, and left as they are.
+            inputs: what they take, batch 1, in the layout to time.
         """
         inputs = changed(inputs, self._batched)
         first = next(tensors_in(inputs))
+        networks = [copied(network, lambda tensor: in_layout(tensor, False)) for network in networks]
         with self._running(*networks) as threads:
             calls = [self._pass(network, inputs, threads) for network in networks]
-            times = in_turn(calls, runs=self.runs, clock=self.clock, finish=self._finish(first))
+            times = in_turn(calls, runs=self.runs, clock=self.clock, finish=self._finish(first.device))
         device = device_of(first) if self.engine == "torch" else "cpu"
         return [
             Latency(*quantiles(row), self.runs, self.batch, threads, device, self.engine) for row in times
         ]
 
-    def layers(self, shapes: Sequence[Shape], like: Tensor) -> list[float]:
+    def layers(self, shapes: Sequence[Shape], under: Conditions) -> list[float]:
         """Median milliseconds of single layers with random weights, a few of them in turn.
 
         Args:
             shapes: of the layers.
-            like: a parameter of the network that they are from: its device and dtype are theirs.
+            under: as in the network that they are from.
         """
         found: list[float] = []
         with self._running() as threads:
             for start in range(0, len(shapes), _TOGETHER):
                 some = shapes[start : start + _TOGETHER]
-                calls = [self._layer_pass(shape, like, threads) for shape in some]
-                times = in_turn(calls, runs=self.runs, clock=self.clock, finish=self._finish(like))
+                calls = [self._layer_pass(shape, under, threads) for shape in some]
+                times = in_turn(calls, runs=self.runs, clock=self.clock, finish=self._finish(under.device))
                 found += [quantiles(row)[0] for row in times]
         return found
 
@@ -128,7 +155,7 @@ class Stopwatch:
 
         def mark(name: str) -> Callable[..., None]:
             def note(*_: Any) -> None:
-                finish(next(tensors_in(inputs)))
+                finish(next(tensors_in(inputs)).device)
                 marks.append((name, self.clock()))
 
             return note
@@ -176,10 +203,10 @@ class Stopwatch:
         with torch.inference_mode(False):
             return onnx_pass(onnx_bytes(network, inputs), inputs, threads)
 
-    def _layer_pass(self, shape: Shape, like: Tensor, threads: int) -> Callable[[], object]:
+    def _layer_pass(self, shape: Shape, under: Conditions, threads: int) -> Callable[[], object]:
         if self.engine == "torch":
-            layer = module_of(shape).to(like.device, like.dtype)
-            example = example_of(shape, self.batch).to(like.device, like.dtype)
+            layer = module_of(shape).to(under.device, under.dtype)
+            example = under.placed(example_of(shape, self.batch))
             return lambda: layer(example)
         from compress.latency.onnx_layers import layer_bytes  # imports onnx, which is an extra
 
@@ -187,10 +214,12 @@ class Stopwatch:
 
     def _batched(self, tensor: Tensor) -> Tensor:
         """A tensor of one image, or of none, for as many images as are in a pass."""
-        return tensor.repeat(self.batch, *[1] * (tensor.ndim - 1)) if tensor.ndim else tensor
+        if not tensor.ndim:
+            return tensor
+        return in_layout(tensor.repeat(self.batch, *[1] * (tensor.ndim - 1)), in_channels_last(tensor))
 
-    def _finish(self, like: Tensor) -> Callable[[], None]:
-        return (lambda: finish(like)) if self.engine == "torch" else (lambda: None)
+    def _finish(self, device: torch.device) -> Callable[[], None]:
+        return (lambda: finish(device)) if self.engine == "torch" else (lambda: None)
 
 
 def processor() -> str:

@@ -66,10 +66,10 @@ def quantiles(times: Tensor) -> tuple[float, float]:
     return median, p90
 
 
-def finish(tensor: Tensor) -> None:
-    """Waits until the device of a tensor has done all that it was told."""
-    if tensor.is_cuda:
-        torch.cuda.synchronize(tensor.device)
+def finish(device: torch.device) -> None:
+    """Waits until a device has done all that it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def device_of(tensor: Tensor) -> str:

@@ -10,8 +10,8 @@ from torch import nn
 
 from compress.budget import Budget, Milliseconds
 from compress.groups import Graph
-from compress.inputs import Inputs, copied, tensors_in
-from compress.latency.engines import Stopwatch
+from compress.inputs import Inputs, copied
+from compress.latency.engines import Conditions, Stopwatch
 from compress.latency.shapes import shapes_of
 from compress.latency.table import LatencyTable, grid
 from compress.plan import Plan, Rules, Timed, plan_of, selectable
@@ -168,8 +168,8 @@ def quick_widths(graph: Graph, rules: Rules, price: Price) -> dict[str, tuple[in
 
 def _table(course: Course, multiple: int) -> tuple[LatencyTable, Price]:
     watch = course.stopwatch
-    like = next(iter([*course.network.parameters(), *tensors_in(course.inputs)]))
-    table = LatencyTable(lambda shapes: watch.layers(shapes, like), watch.facts(like), watch.table)
+    under = Conditions.of(course.network, course.inputs)
+    table = LatencyTable(lambda shapes: watch.layers(shapes, under), watch.facts(under), watch.table)
     behind = watch.between(course.network, course.inputs)
     return table, table.price(shapes_of(course.network, course.inputs), behind, multiple)
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from compress.inputs import Inputs
-from compress.latency.engines import Stopwatch
+from compress.latency.engines import Conditions, Stopwatch
 from compress.latency.passes import Latency
 from compress.latency.shapes import Shape, shapes_of
 
@@ -42,14 +42,14 @@ class FakeStopwatch(Stopwatch):
         found = [self.whole_ms(self.total(network, inputs)) for network in networks]
         return [Latency(ms, ms, self.runs, self.batch, 1, "fake", self.engine) for ms in found]
 
-    def layers(self, shapes: Sequence[Shape], like: Tensor) -> list[float]:
+    def layers(self, shapes: Sequence[Shape], under: Conditions) -> list[float]:
         self.asked.extend(shapes)
         return [self.layer_ms(shape) for shape in shapes]
 
     def between(self, network: nn.Module, inputs: Inputs) -> dict[str, float]:
         return {}
 
-    def facts(self, like: Tensor) -> dict[str, Any]:
+    def facts(self, under: Conditions) -> dict[str, Any]:
         return {"device": "fake", "engine": self.engine}
 
     def total(self, network: nn.Module, inputs: Inputs) -> float:

@@ -10,7 +10,7 @@ from toys import TOYS, ThreeConvs, inputs, made
 
 import compress
 from compress.export import onnx_pass
-from compress.latency.engines import Stopwatch
+from compress.latency.engines import Conditions, Stopwatch
 from compress.latency.onnx_layers import layer_bytes
 from compress.latency.shapes import Shape, example_of, module_of, shapes_of
 from compress.narrow import multiplies
@@ -82,11 +82,39 @@ def test_networks_and_layers_are_timed_by_the_given_clock(engine: str) -> None:
     assert (first.engine, first.batch, first.threads, first.runs) == (engine, 2, 1, 3)
     assert (first.median_ms, second.p90_ms) == (pytest.approx(1), pytest.approx(1))
     shapes = [shape for found in shapes_of(model, inputs()).values() for shape in found] * 3
-    assert watch.layers(shapes, model.a.weight) == pytest.approx([1.0] * 9)
+    under = Conditions.of(model, inputs())
+    assert watch.layers(shapes, under) == pytest.approx([1.0] * 9)
     assert torch.get_num_threads() == threads
     assert model.training
-    facts = watch.facts(model.a.weight)
+    facts = watch.facts(under)
     assert (facts["engine"], facts["batch"], facts["threads"], facts["dtype"]) == (engine, 2, 1, "float32")
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_networks_and_layers_are_timed_in_the_layout_of_the_inputs(
+    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    class Looking(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            seen.append(input.is_contiguous(memory_format=layout) and self.weight.is_contiguous())
+            return super().forward(input)
+
+    network = Looking(3, 4, 3).to(memory_format=torch.channels_last)
+    images = torch.rand(1, 3, 8, 8).contiguous(memory_format=layout)
+    watch = Stopwatch(batch=2, runs=1)
+    shapes = shapes_of(network, images)[""]
+    seen.clear()
+    watch.networks([network], images)
+    monkeypatch.setattr("compress.latency.engines.module_of", lambda shape: Looking(3, 4, 3))
+    watch.layers(shapes, Conditions.of(network, images))
+    assert len(seen) > 2
+    assert all(seen)
+    name = "channels_last" if layout == torch.channels_last else "default"
+    assert watch.facts(Conditions.of(network, images))["layout"] == name
+    # onnxruntime has a layout of its own.
+    assert Stopwatch("onnxruntime").facts(Conditions.of(network, images))["layout"] == "default"
 
 
 def test_a_network_sees_as_many_images_as_the_batch_says() -> None:

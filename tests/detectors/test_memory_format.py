@@ -57,3 +57,23 @@ def test_a_narrow_resnet_trains_also_after_a_copy_and_a_cut() -> None:
                 layer.in_channels = 8
                 layer(last(torch.rand(3, 8, 72, 80))).sum().backward()
                 assert layer.weight.stride()[1:] == (1, 1, 1)
+
+
+def test_images_are_predicted_in_the_layout_that_convolutions_prefer() -> None:
+    torch.manual_seed(0)
+    detector = build("ssd_vgg16_bn", ["a"], size=(64, 64), width=0.125).eval()
+    layouts: list[bool] = []
+    for layer in detector.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_pre_hook(
+                lambda _, x: layouts.append(x[0].is_contiguous(memory_format=torch.channels_last))
+            )
+    images = torch.rand(2, 3, 64, 64)
+    first = detector.predict(images, [(64, 64)] * 2)
+    assert layouts
+    assert all(layouts)
+    with torch.inference_mode():
+        other = detector.detect(detector(images), [(64, 64)] * 2)
+    for one, two in zip(first, other, strict=True):
+        # The same float32 products in another order.
+        torch.testing.assert_close(one.scores, two.scores, rtol=1e-4, atol=1e-5)
