@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-# torch takes these apart into many small functions there, each of them in Python; their shape is their input's.
+# torch takes these apart into many small functions there, all in Python; their shape is their input's.
 _SHAPE_KEEPING = (F.batch_norm, F.hardswish, F.hardsigmoid, F.hardtanh, F.relu6)
 
 

@@ -8,7 +8,6 @@ import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -69,7 +68,7 @@ def run(folder: Path, script: str, *arguments: str) -> Done:
     return Done(code, out.getvalue(), err.getvalue())
 
 
-def started(folder: Path, script: str, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+def started(folder: Path, script: str, *arguments: str) -> "subprocess.Popen[str]":
     """One of the scripts in a process and a process group of its own."""
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / script), *arguments],
@@ -79,7 +78,6 @@ def started(folder: Path, script: str, *arguments: str, **options: Any) -> "subp
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        **options,
     )
 
 

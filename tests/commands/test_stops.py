@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -62,31 +63,30 @@ def test_ctrl_c_outside_training_says_that_it_stopped(
     assert done.err == "stopped; run the same command again to go on\n"
 
 
-def small_files() -> None:
-    """Lets no file of this process grow beyond 20 kB, as on a full disk."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Lets no file of this process grow beyond 20 kB; with the soft limit alone, so that it can be lifted."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_full_disk_is_one_line_and_older_files_stay_whole(finished: Path) -> None:
     before = files_in(finished)
-    process = started(finished, "train.py", "tiny.yaml", preexec_fn=small_files)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2, err
-    (line,) = err.splitlines()
+    with full_disk():
+        line = run(finished, "train.py", "tiny.yaml").error
     assert line.startswith("error: cannot write weights/tiny/model.pth: File too large")
     assert "out=PATH" in line
     assert files_in(finished) == before
 
 
 def test_a_full_disk_while_a_prune_goes_on_loses_no_finished_phase(finished: Path) -> None:
-    # In this process, with the soft limit alone, so that it can be lifted again.
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     arguments = ("prune.py", "tiny.yaml", "model=weights/tiny/model.pth", "out=full", "prune.rounds=1")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
+    with full_disk():
         done = run(finished, *arguments)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "cannot write full/round_01.cut.pth" in done.error
     assert sorted(files_in(finished / "full")) == ["ledger.jsonl", "recipe.yaml", "round_01.plan.json"]
     ledger = (finished / "full/ledger.jsonl").read_text()

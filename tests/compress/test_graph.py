@@ -1,9 +1,5 @@
 """Which channels hang together, and which the outputs fix."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -227,21 +223,3 @@ def test_ssd_cuts_all_but_its_heads_and_the_scale_goes_with_conv4_3() -> None:
         "conf.0.in",
         "loc.0.in",
     }
-
-
-def test_a_toy_is_pruned_without_loading_detectors_data_or_training() -> None:
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from toys import Residual, inputs, made\n"
-        "from compress import cost, graph, plan, surgery\n"
-        "from compress.criteria import CRITERIA\n"
-        "model = made(Residual)\n"
-        "found = graph.trace(model, inputs())\n"
-        "score = lambda group, keep: CRITERIA['l1'](model, group)\n"
-        "slim = surgery.cut(model, found, plan.plan_of(found, {'stem': 5}, score), inputs())\n"
-        "parts = ('detectors.models', 'detectors.data', 'detectors.engine', 'detectors.evaluation')\n"
-        "print(slim.stem.out_channels, [name for name in sys.modules if name.startswith(parts)])\n"
-    )
-    command = [sys.executable, "-c", program, str(Path(__file__).parent)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "5 []", done.stderr

@@ -187,11 +187,10 @@ def test_killed_while_files_are_written_ends_as_unbroken(
     assert_same_run(tmp_path / "run", unbroken)
 
 
-@pytest.mark.parametrize("signals", [{2}, {1, 4}])
 def test_stopped_within_fine_tuning_ends_as_unbroken(
-    signals: set[int], tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses, steps = Detector.losses, []
+    losses, steps, signals = Detector.losses, [], {1, 4}
 
     def interrupted(self: Detector, *args: Any) -> Any:
         steps.append(1)
@@ -201,7 +200,7 @@ def test_stopped_within_fine_tuning_ends_as_unbroken(
 
     monkeypatch.setattr(Detector, "losses", interrupted)
     deaths = finish_however_often_it_is_killed(tmp_path / "run", Interrupted)
-    assert (deaths, len(steps)) == (len(signals), 4)  # no step is done twice
+    assert (deaths, len(steps)) == (2, 4)  # no step is done twice
     monkeypatch.undo()
     assert_same_run(tmp_path / "run", unbroken)
 

@@ -73,7 +73,8 @@ def run_rank(rank: int, folder: str, detections: list[Detections], targets: list
 def test_two_processes_give_the_score_of_one(draw, tmp_path: Path) -> None:
     detections, targets = draw(1, images=15)
     arguments = (str(tmp_path), detections, targets)
-    multiprocessing.start_processes(run_rank, arguments, nprocs=2, start_method="spawn")
+    multiprocessing.set_forkserver_preload(["detectors.evaluation.run"])  # imported once for both
+    multiprocessing.start_processes(run_rank, arguments, nprocs=2, start_method="forkserver")
     alone = score(detections, targets, CLASSES, metric="voc07", bootstrap=20)
     both = [Score.from_dict(json.loads((tmp_path / f"rank{rank}.json").read_text())) for rank in (0, 1)]
     assert both[0] == both[1]

@@ -35,7 +35,7 @@ SMALL = {
     "refinedet320_vgg16": {},
     "refinedet512_vgg16": {},
     "torchvision_ssd300_vgg16": {"size": [300, 300]},
-    "torchvision_ssdlite320_mobilenet_v3_large": {"size": [96, 128]},
+    "torchvision_ssdlite320_mobilenet_v3_large": {"size": [64, 96]},
     "torchvision_retinanet_resnet50_fpn": {"size": [64, 96]},
     "torchvision_retinanet_resnet50_fpn_v2": {"size": [64, 96]},
     "torchvision_fcos_resnet50_fpn": {"size": [64, 96]},
@@ -44,8 +44,10 @@ SMALL = {
 }
 
 
-# Of networks that cannot be made small, the larger of two sizes is built and counted, but not run.
+# Of networks that cannot be made small, the larger of two sizes is built and counted, but not run; those
+# of which ssd_vgg16_bn and refinedet are smaller forms, by the same code, are not trained here.
 LARGE = {"ssd512_vgg16", "refinedet512_vgg16"}
+HAVE_A_SMALLER_FORM = {"ssd300_vgg16", "refinedet320_vgg16"}
 
 
 @pytest.fixture(params=DETECTORS.names())
@@ -72,8 +74,9 @@ def test_it_is_listed_with_a_line(name):
     assert 20 < len(line) < 110
 
 
-def test_it_learns_from_labelled_and_from_empty_images(runnable):
-    detector = small(runnable).train()
+@pytest.mark.parametrize("kind", sorted({*DETECTORS.names()} - LARGE - HAVE_A_SMALLER_FORM))
+def test_it_learns_from_labelled_and_from_empty_images(kind):
+    detector = small(kind).train()
     height, width = detector.size
     box = [0.1 * width, 0.2 * height, 0.8 * width, 0.9 * height]
     for targets in ([Target.of([box], [1]), Target.of([], [])], [Target.of([], [])] * 2):

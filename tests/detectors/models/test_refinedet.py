@@ -192,7 +192,7 @@ def shaken(detector: Detector) -> Detector:
     return detector.eval()
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", ["vgg16", "vgg16_bn", "resnet50"])
 def test_a_pruned_detector_comes_back_from_its_file(backbone, tmp_path):
     detector = shaken(tiny(backbone=backbone, width=0.25 if backbone == "vgg16" else 0.125))
     slim = compress.prune(detector, ratio=0.3)

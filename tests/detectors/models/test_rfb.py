@@ -130,7 +130,6 @@ def test_a_third_layer_of_the_backbone_gets_a_block_of_its_own():
     ("name", "options"),
     [
         ("rfb", {"backbone": "vgg16"}),
-        ("rfb", {"backbone": "resnet50", "head": "separable"}),
         ("rfb_lite", {"backbone": "mobilenet_v1", "head": "separable", "size": [64, 96], "width": 0.25}),
     ],
 )

@@ -212,7 +212,7 @@ def shaken(detector):
     [
         ("yolo_v2", "darknet19", "yolo"),
         ("yolo_v2", "mobilenet_v2", "ssd"),
-        ("yolo_v3", "darknet19", "ssd"),
+        ("yolo_v3", "darknet53", "ssd"),
         ("yolo_v3", "mobilenet_v1", "yolo"),
     ],
 )
