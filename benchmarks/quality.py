@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.trials import CHANGES, METHODS, Bench, OutOfTime, Recovery, Trial
+from benchmarks.trials import CHANGES, CONTROLS, DENSE, METHODS, Bench, OutOfTime, Recovery, Trial
 from detectors.evaluation.bootstrap import interval
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +48,16 @@ def bench_of(name: str, overrides: Sequence[str] = (), deadline: float = math.in
     return Bench(str(ROOT / recipe), tuple(overrides), tuning, folder, ROOT / "weights", deadline)
 
 
+def methods_of(table: Recovery) -> tuple[str, ...]:
+    """The rows of a table; the controls stand in the first one alone."""
+    return tuple(method for method in METHODS if table == "plain" or method not in CONTROLS)
+
+
+def share_of(method: str, share: float) -> float:
+    """What a method leaves of the MACs: a control that is not cut serves every share."""
+    return 1.0 if method == DENSE else share
+
+
 def recovery_of(method: str, table: Recovery) -> Recovery:
     """Ours recovers in its own way in both tables."""
     return "ours" if method == "ours" else table
@@ -55,7 +65,8 @@ def recovery_of(method: str, table: Recovery) -> Recovery:
 
 def tuning_of(method: str, table: Recovery) -> list[Trial]:
     """What is scored on val, at 5 % of the MACs: a trial for each learning rate."""
-    return [Trial(method, 0.05, recovery_of(method, table), rate, 0, "val") for rate in RATES]
+    share, recovery = share_of(method, 0.05), recovery_of(method, table)
+    return [Trial(method, share, recovery, rate, 0, "val") for rate in RATES]
 
 
 def rate_of(chooser: Bench, method: str, table: Recovery) -> float:
@@ -65,13 +76,13 @@ def rate_of(chooser: Bench, method: str, table: Recovery) -> float:
 
 def trials_of(method: str, table: Recovery, share: float, rate: float) -> list[Trial]:
     """What is scored on test: a trial for each seed."""
-    recovery = recovery_of(method, table)
-    return [Trial(method, share, recovery, rate, seed, "test") for seed in SEEDS.get(share, (0,))]
+    left, recovery = share_of(method, share), recovery_of(method, table)
+    return [Trial(method, left, recovery, rate, seed, "test") for seed in SEEDS.get(share, (0,))]
 
 
 def wanted(chooser: Bench, part: int = 0, parts: int = 1) -> Iterator[Trial]:
     """All trials on test, the most telling first; of several processes, those of one."""
-    pairs = [(method, table) for table in TABLES for method in METHODS]
+    pairs = [(method, table) for table in TABLES for method in methods_of(table)]
     pairs.remove(("ours", "ours"))  # the same as in the first table
     for share in (0.05, 0.025, 0.10):
         for method, table in pairs[part::parts]:
@@ -87,7 +98,7 @@ def tables(name: str, bench: Bench, chooser: Bench) -> str:
     parts = [f"`python -m benchmarks.quality {name}`"]
     for table, title in TABLES.items():
         rows = [["method", "lr", *(f"{share:.1%} of the MACs" for share in SHARES)]]
-        for method in METHODS:
+        for method in methods_of(table):
             try:
                 rate = rate_of(chooser, method, table)
             except OutOfTime:

@@ -30,6 +30,7 @@ from detectors.config import given, load
 from detectors.data import Dataset
 from detectors.engine.distributed import Place
 from detectors.engine.loop import fit
+from detectors.engine.terms import Term
 from detectors.evaluation import METRICS
 from detectors.evaluation.bootstrap import resamples
 from detectors.models import build
@@ -51,7 +52,7 @@ PLANNED: dict[str, dict[str, str]] = {
 }
 # The shape that ours gives, with fresh weights and the epochs of training and fine-tuning together; the dense
 # detector, fine-tuned for as long.
-CONTROLS = ("from scratch", "dense, fine-tuned")
+SCRATCH, DENSE = CONTROLS = ("from scratch", "dense, fine-tuned")
 METHODS = (*PLANNED, *SELECTIONS, *CONTROLS)
 
 RECOVERIES: dict[Recovery, dict[str, str]] = {
@@ -85,7 +86,7 @@ class Trial:
 
     Attributes:
         method: of `METHODS`.
-        share: of the dense detector's MACs, 0..1.
+        share: of the dense detector's MACs, 0..1; what is not cut has all of them.
         recovery: between cut and score.
         lr: of the fine-tuning.
         seed: of scores, order and augmentation.
@@ -135,6 +136,7 @@ class Bench:
     models: Path
     deadline: float = math.inf
     _opened: dict[str, tuple[Detector, list[Dataset]]] = field(default_factory=dict)
+    _terms: dict[str, Term] = field(default_factory=dict)
 
     @cached_property
     def place(self) -> Place:
@@ -206,9 +208,9 @@ class Bench:
     ) -> dict[str, Any]:
         slim, epochs = copy.deepcopy(dense), recipe.finetune.epochs
         facts: dict[str, Any] = {}
-        if trial.method != "dense, fine-tuned":
+        if trial.method != DENSE:
             keep = self._keep(trial, recipe, dense, training)
-            scratch = trial.method == "from scratch"
+            scratch = trial.method == SCRATCH
             whole = build(dense.spec.name, dense.spec.classes, **dense.spec.options) if scratch else dense
             whole.postprocess = dense.postprocess
             whole.to(self.place.device)
@@ -248,6 +250,8 @@ class Bench:
         settings = replace(recipe.finetune if state is None else recipe.train, epochs=epochs)
         loader = loader_of(recipe, settings, training, detector, self.place)
         terms = terms_of(recipe, settings, detector, teacher=teacher)
+        # A teacher of the same settings, itself among them, has answers in its cache from earlier trials.
+        terms = tuple(self._terms.setdefault(f"{term.settings} {term.layers}", term) for term in terms)
         if state is not None:
             state.parent.mkdir(parents=True, exist_ok=True)
         fit(detector, loader, settings, place=self.place, terms=terms, state_file=state)
