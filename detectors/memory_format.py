@@ -1,5 +1,7 @@
 """The memory layout that convolutions prefer, kept off the one layer that it would crash."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,6 +43,19 @@ def in_layout(tensor: Tensor, channels_last: bool) -> Tensor:
     """A batch of maps in that layout; tensors of other dimensions have only one."""
     last = channels_last and tensor.ndim == 4
     return tensor.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+@contextmanager
+def weights_in_default_layout(*models: nn.Module) -> Iterator[None]:
+    """Has the weights of models in the default layout for the length of a block, as files give them."""
+    kept = [(p, p.data) for model in models for p in model.parameters() if not p.is_contiguous()]
+    for parameter, data in kept:
+        parameter.data = data.contiguous()
+    try:
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
 
 
 def _in_default_layout(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

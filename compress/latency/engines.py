@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from compress.export import need_packages, onnx_bytes, onnx_pass
-from compress.inputs import Inputs, call, changed, copied, tensors_in
+from compress.inputs import Inputs, call, changed, tensors_in
 from compress.latency.passes import Latency, device_of, finish, in_turn, quantiles
 from compress.latency.shapes import Shape, example_of, module_of
 from compress.narrow import multiplies
 from detectors.errors import PlanError
-from detectors.memory_format import in_channels_last, in_layout
+from detectors.memory_format import in_channels_last, in_layout, weights_in_default_layout
 from detectors.modes import evaluating
 from detectors.registry import did_you_mean
 
@@ -117,8 +117,7 @@ class Stopwatch:
         """
         inputs = changed(inputs, self._batched)
         first = next(tensors_in(inputs))
-        networks = [copied(network, lambda tensor: in_layout(tensor, False)) for network in networks]
-        with self._running(*networks) as threads:
+        with weights_in_default_layout(*networks), self._running(*networks) as threads:
             calls = [self._pass(network, inputs, threads) for network in networks]
             times = in_turn(calls, runs=self.runs, clock=self.clock, finish=self._finish(first.device))
         device = device_of(first) if self.engine == "torch" else "cpu"

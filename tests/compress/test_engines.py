@@ -107,6 +107,7 @@ def test_networks_and_layers_are_timed_in_the_layout_of_the_inputs(
     shapes = shapes_of(network, images)[""]
     seen.clear()
     watch.networks([network], images)
+    assert not network.weight.is_contiguous()
     monkeypatch.setattr("compress.latency.engines.module_of", lambda shape: Looking(3, 4, 3))
     watch.layers(shapes, Conditions.of(network, images))
     assert len(seen) > 2
