@@ -41,8 +41,12 @@ def in_channels_last(tensor: Tensor) -> bool:
 
 def in_layout(tensor: Tensor, channels_last: bool) -> Tensor:
     """A batch of maps in that layout; tensors of other dimensions have only one."""
-    last = channels_last and tensor.ndim == 4
-    return tensor.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    if tensor.ndim != 4:
+        return tensor.contiguous()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    made = tensor.contiguous(memory_format=layout)
+    # Of a single image any stride of the batch is contiguous, but by another one torch does not know the layout.
+    return made if made.stride(0) == made[0].numel() else made.clone(memory_format=layout)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from compress.sensitivity.replay import START, Frontier, Trail, recorded
 from detectors.data import Dataset
 from detectors.data.samples import EvalSamples, collate, stable_seed, unpack
 from detectors.errors import DataError
+from detectors.memory_format import in_layout
 from detectors.models.base import Detector
 from detectors.modes import evaluating
 from detectors.types import Batch, Detections, Target
@@ -212,8 +213,9 @@ def _held(samples: EvalSamples, indices: list[int]) -> Batch:
 
 
 def _shown(held: Batch, device: torch.device) -> Batch:
-    """A batch as the loader gives it: float32, 0..1."""
-    return replace(held, images=held.images.to(device).float().div_(255)).to(device)
+    """A batch as the loader gives it, float32, 0..1, in the layout of `Detector.predict`."""
+    images = in_layout(held.images.to(device).float().div_(255), channels_last=True)
+    return replace(held, images=images).to(device)
 
 
 def _single(batch: Batch) -> list[Batch]:
