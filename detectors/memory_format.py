@@ -45,7 +45,7 @@ def in_layout(tensor: Tensor, channels_last: bool) -> Tensor:
         return tensor.contiguous()
     layout = torch.channels_last if channels_last else torch.contiguous_format
     made = tensor.contiguous(memory_format=layout)
-    # Of a single image any stride of the batch is contiguous, but by another one torch does not know the layout.
+    # Of a single image any stride of the batch is contiguous; by another one torch does not know the layout.
     return made if made.stride(0) == made[0].numel() else made.clone(memory_format=layout)
 
 
