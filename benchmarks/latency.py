@@ -28,6 +28,7 @@ from compress.cost import cost_of
 from compress.export import Dense, onnx_bytes, onnx_pass
 from compress.latency.engines import ENGINES, Stopwatch
 from compress.latency.passes import device_of, finish, in_turn, quantiles
+from compress.report.words import counted
 from detectors.errors import ConfigError, RunError, UserError
 from detectors.files import write_text
 from detectors.images import resize
@@ -158,8 +159,8 @@ def summary(facts: Mapping[str, Any]) -> str:
     """The facts as Markdown."""
     height, width = facts["image_size"]
     lines = [
-        f"`{facts['command']}`, {facts['date']}, {facts['machine']}, {facts['device']}, {facts['threads']} "
-        f"threads, {facts['dtype']}.",
+        f"`{facts['command']}`, {facts['date']}, {facts['machine']}, {facts['device']}, "
+        f"{counted(facts['threads'], 'thread')}, {facts['dtype']}.",
         "",
         "| model | GMACs | engine | batch | resize | network | decode and NMS | all | images/s |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|",
@@ -197,7 +198,8 @@ def compared(before: Path, after: Path) -> str:
             )
     found = {_key(row): row for row in other["rows"]}
     lines = [
-        f"{before.name} and {after.name}: {one['machine']}, {one['threads']} threads, {one['dtype']}.",
+        f"{before.name} and {after.name}: {one['machine']}, {counted(one['threads'], 'thread')}, "
+        f"{one['dtype']}.",
         "",
         "| model | engine | batch | stage | ms before | ms after | before / after |",
         "|---|---|---:|---|---:|---:|---:|",

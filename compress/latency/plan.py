@@ -17,7 +17,7 @@ from compress.latency.table import LatencyTable, grid
 from compress.plan import Plan, Rules, Timed, plan_of, selectable
 from compress.pricing import PRICES, Price, Pricing
 from compress.probe import narrowed
-from detectors.errors import PlanError
+from detectors.errors import PlanError, some
 
 # How far the measured time may be from the budget, and how often a plan is corrected.
 TOLERANCE, CORRECTIONS = 0.05, 5
@@ -214,9 +214,11 @@ def _check_reachable(
 ) -> None:
     if smallest <= (1 + TOLERANCE) * wanted:
         return
+    caps = f", prune.caps of {some(list(rules.caps))}" if rules.caps else ""
     raise PlanError(
         f"budget latency_ms={wanted:.4g} is out of reach: with floor={rules.floor}, largest_cut="
-        f"{rules.largest_cut} in each of {rounds} rounds and multiple={rules.multiple} the smallest network "
-        f"takes {smallest:.4g} ms ({smallest / whole:.1%} of {whole:.4g} ms) in {course.stopwatch.engine}. "
-        "Raise the budget, lower prune.floor or prune.multiple, cut in more rounds, or skip fewer layers"
+        f"{rules.largest_cut} in each of {rounds} rounds and multiple={rules.multiple}{caps} the smallest "
+        f"network takes {smallest:.4g} ms ({smallest / whole:.1%} of {whole:.4g} ms) in "
+        f"{course.stopwatch.engine}. Raise the budget{' or prune.caps' if rules.caps else ''}, lower "
+        "prune.floor or prune.multiple, cut in more rounds, or skip fewer layers"
     )
