@@ -208,8 +208,8 @@ def compared(before: Path, after: Path) -> str:
     if not shared:
         raise RunError(f"{before} and {after} have no model, engine and batch in common")
     for row, twin in shared:
-        for stage, time in row["milliseconds"].items():
-            first, second = time["median"], twin["milliseconds"][stage]["median"]
+        for stage in (stage for stage in row["milliseconds"] if stage in twin["milliseconds"]):
+            first, second = (run["milliseconds"][stage]["median"] for run in (row, twin))
             cells = [f"`{row['model']}`", row["engine"], str(row["batch"]), stage, f"{first:.1f}"]
             lines.append(f"| {' | '.join([*cells, f'{second:.1f}', f'{first / second:.2f}'])} |")
     return "\n".join([*lines, ""])
@@ -225,12 +225,21 @@ def _cell(time: Mapping[str, float] | None) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if {*ALIKE, "rows"} <= facts.keys():
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        times = [
+            time["median"] for row in facts["rows"] if _key(row) for time in row["milliseconds"].values()
+        ]
+        if facts.keys() >= set(ALIKE) and all(time > 0 for time in times):
             return facts
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
     raise RunError(f"{path} is no latency.json of this benchmark; give a file that it has written")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+    return int(text)
 
 
 def main(words: Sequence[str]) -> None:
@@ -238,11 +247,15 @@ def main(words: Sequence[str]) -> None:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="benchmarks.latency", description=__doc__, formatter_class=form)
     parser.add_argument("models", nargs="*", metavar="MODEL", help="a checkpoint or a name of `--list`")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images in a pass; several in turn")
-    parser.add_argument("--threads", type=int, help="CPU threads of both engines; else as many as torch has")
+    parser.add_argument(
+        "--batch", type=_positive, nargs="+", default=[1], help="images in a pass; several in turn"
+    )
+    parser.add_argument(
+        "--threads", type=_positive, help="CPU threads of both engines; else as many as torch has"
+    )
     parser.add_argument("--engine", nargs="+", default=["torch"], choices=ENGINES, help="what runs networks")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the network")
-    parser.add_argument("--runs", type=int, default=30, help="timed turns")
+    parser.add_argument("--runs", type=_positive, default=30, help="timed turns")
     parser.add_argument("--image", help="a photo; else a random image")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of latency.json and latency.md")
     parser.add_argument("--compare", type=Path, nargs=2, metavar="JSON", help="two files of this benchmark")
