@@ -66,12 +66,15 @@ class Course:
 def check_latency(course: Course, limit: Milliseconds, rules: Rules, rounds: int = 1) -> None:
     """Measures the network at its smallest; raises PlanError where that takes longer than the budget.
 
+    A table of the stopwatch that does not hold here is refused before.
+
     Args:
         course: network and stopwatch.
         limit: the budget.
         rules: what every plan keeps to.
         rounds: in which so much may go as `rules.largest_cut` says.
     """
+    _opened(course)
     least = replace(rules, largest_cut=1 - (1 - rules.largest_cut) ** rounds)
     whole, (smallest,) = course.measured(course.slim(_smallest(course.graph, least).keep))
     _check_reachable(course, limit.of(whole), whole, smallest, rules, rounds)
@@ -166,10 +169,14 @@ def quick_widths(graph: Graph, rules: Rules, price: Price) -> dict[str, tuple[in
     return quick
 
 
-def _table(course: Course, multiple: int) -> tuple[LatencyTable, Price]:
+def _opened(course: Course) -> LatencyTable:
     watch = course.stopwatch
     under = Conditions.of(course.network, course.inputs)
-    table = LatencyTable(lambda shapes: watch.layers(shapes, under), watch.facts(under), watch.table)
+    return LatencyTable(lambda shapes: watch.layers(shapes, under), watch.facts(under), watch.table)
+
+
+def _table(course: Course, multiple: int) -> tuple[LatencyTable, Price]:
+    watch, table = course.stopwatch, _opened(course)
     behind = watch.between(course.network, course.inputs)
     return table, table.price(shapes_of(course.network, course.inputs), behind, multiple)
 
