@@ -28,6 +28,7 @@ from compress.cost import cost_of
 from compress.export import Dense, onnx_bytes, onnx_pass
 from compress.latency.engines import ENGINES, Stopwatch
 from compress.latency.passes import device_of, finish, in_turn, quantiles
+from compress.report.words import counted
 from detectors.errors import ConfigError, RunError, UserError
 from detectors.files import write_text
 from detectors.images import resize
@@ -158,8 +159,8 @@ def summary(facts: Mapping[str, Any]) -> str:
     """The facts as Markdown."""
     height, width = facts["image_size"]
     lines = [
-        f"`{facts['command']}`, {facts['date']}, {facts['machine']}, {facts['device']}, {facts['threads']} "
-        f"threads, {facts['dtype']}.",
+        f"`{facts['command']}`, {facts['date']}, {facts['machine']}, {facts['device']}, "
+        f"{counted(facts['threads'], 'thread')}, {facts['dtype']}.",
         "",
         "| model | GMACs | engine | batch | resize | network | decode and NMS | all | images/s |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|",
@@ -197,7 +198,8 @@ def compared(before: Path, after: Path) -> str:
             )
     found = {_key(row): row for row in other["rows"]}
     lines = [
-        f"{before.name} and {after.name}: {one['machine']}, {one['threads']} threads, {one['dtype']}.",
+        f"{before.name} and {after.name}: {one['machine']}, {counted(one['threads'], 'thread')}, "
+        f"{one['dtype']}.",
         "",
         "| model | engine | batch | stage | ms before | ms after | before / after |",
         "|---|---|---:|---|---:|---:|---:|",
@@ -206,8 +208,8 @@ def compared(before: Path, after: Path) -> str:
     if not shared:
         raise RunError(f"{before} and {after} have no model, engine and batch in common")
     for row, twin in shared:
-        for stage, time in row["milliseconds"].items():
-            first, second = time["median"], twin["milliseconds"][stage]["median"]
+        for stage in (stage for stage in row["milliseconds"] if stage in twin["milliseconds"]):
+            first, second = (run["milliseconds"][stage]["median"] for run in (row, twin))
             cells = [f"`{row['model']}`", row["engine"], str(row["batch"]), stage, f"{first:.1f}"]
             lines.append(f"| {' | '.join([*cells, f'{second:.1f}', f'{first / second:.2f}'])} |")
     return "\n".join([*lines, ""])
@@ -223,12 +225,21 @@ def _cell(time: Mapping[str, float] | None) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if {*ALIKE, "rows"} <= facts.keys():
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        times = [
+            time["median"] for row in facts["rows"] if _key(row) for time in row["milliseconds"].values()
+        ]
+        if facts.keys() >= set(ALIKE) and all(time > 0 for time in times):
             return facts
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
     raise RunError(f"{path} is no latency.json of this benchmark; give a file that it has written")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+    return int(text)
 
 
 def main(words: Sequence[str]) -> None:
@@ -236,11 +247,15 @@ def main(words: Sequence[str]) -> None:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="benchmarks.latency", description=__doc__, formatter_class=form)
     parser.add_argument("models", nargs="*", metavar="MODEL", help="a checkpoint or a name of `--list`")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images in a pass; several in turn")
-    parser.add_argument("--threads", type=int, help="CPU threads of both engines; else as many as torch has")
+    parser.add_argument(
+        "--batch", type=_positive, nargs="+", default=[1], help="images in a pass; several in turn"
+    )
+    parser.add_argument(
+        "--threads", type=_positive, help="CPU threads of both engines; else as many as torch has"
+    )
     parser.add_argument("--engine", nargs="+", default=["torch"], choices=ENGINES, help="what runs networks")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the network")
-    parser.add_argument("--runs", type=int, default=30, help="timed turns")
+    parser.add_argument("--runs", type=_positive, default=30, help="timed turns")
     parser.add_argument("--image", help="a photo; else a random image")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of latency.json and latency.md")
     parser.add_argument("--compare", type=Path, nargs=2, metavar="JSON", help="two files of this benchmark")

@@ -17,7 +17,7 @@ from compress.latency.table import LatencyTable, grid
 from compress.plan import Plan, Rules, Timed, plan_of, selectable
 from compress.pricing import PRICES, Price, Pricing
 from compress.probe import narrowed
-from detectors.errors import PlanError
+from detectors.errors import PlanError, some
 
 # How far the measured time may be from the budget, and how often a plan is corrected.
 TOLERANCE, CORRECTIONS = 0.05, 5
@@ -66,12 +66,15 @@ class Course:
 def check_latency(course: Course, limit: Milliseconds, rules: Rules, rounds: int = 1) -> None:
     """Measures the network at its smallest; raises PlanError where that takes longer than the budget.
 
+    A table of the stopwatch that does not hold here is refused before.
+
     Args:
         course: network and stopwatch.
         limit: the budget.
         rules: what every plan keeps to.
         rounds: in which so much may go as `rules.largest_cut` says.
     """
+    _opened(course)
     least = replace(rules, largest_cut=1 - (1 - rules.largest_cut) ** rounds)
     whole, (smallest,) = course.measured(course.slim(_smallest(course.graph, least).keep))
     _check_reachable(course, limit.of(whole), whole, smallest, rules, rounds)
@@ -166,10 +169,14 @@ def quick_widths(graph: Graph, rules: Rules, price: Price) -> dict[str, tuple[in
     return quick
 
 
-def _table(course: Course, multiple: int) -> tuple[LatencyTable, Price]:
+def _opened(course: Course) -> LatencyTable:
     watch = course.stopwatch
     under = Conditions.of(course.network, course.inputs)
-    table = LatencyTable(lambda shapes: watch.layers(shapes, under), watch.facts(under), watch.table)
+    return LatencyTable(lambda shapes: watch.layers(shapes, under), watch.facts(under), watch.table)
+
+
+def _table(course: Course, multiple: int) -> tuple[LatencyTable, Price]:
+    watch, table = course.stopwatch, _opened(course)
     behind = watch.between(course.network, course.inputs)
     return table, table.price(shapes_of(course.network, course.inputs), behind, multiple)
 
@@ -214,9 +221,11 @@ def _check_reachable(
 ) -> None:
     if smallest <= (1 + TOLERANCE) * wanted:
         return
+    caps = f", prune.caps of {some(list(rules.caps))}" if rules.caps else ""
     raise PlanError(
         f"budget latency_ms={wanted:.4g} is out of reach: with floor={rules.floor}, largest_cut="
-        f"{rules.largest_cut} in each of {rounds} rounds and multiple={rules.multiple} the smallest network "
-        f"takes {smallest:.4g} ms ({smallest / whole:.1%} of {whole:.4g} ms) in {course.stopwatch.engine}. "
-        "Raise the budget, lower prune.floor or prune.multiple, cut in more rounds, or skip fewer layers"
+        f"{rules.largest_cut} in each of {rounds} rounds and multiple={rules.multiple}{caps} the smallest "
+        f"network takes {smallest:.4g} ms ({smallest / whole:.1%} of {whole:.4g} ms) in "
+        f"{course.stopwatch.engine}. Raise the budget{' or prune.caps' if rules.caps else ''}, lower "
+        "prune.floor or prune.multiple, cut in more rounds, or skip fewer layers"
     )

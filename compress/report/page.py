@@ -7,7 +7,7 @@ from typing import Any
 from compress.report import charts
 from compress.report.frames import panel, stored
 from compress.report.sensitivity import heat
-from compress.report.words import points, reach, times
+from compress.report.words import counted, points, reach, times
 from detectors.errors import ConfigError
 
 Row = dict[str, Any]
@@ -45,6 +45,7 @@ def page(facts: Row) -> str:
         "share": lambda value: f"{value:.1%}".replace("%", " %"),
         "whole": lambda value: f"{100 * value:g} %",
         "amount": amount,
+        "counted": counted,
         "code": lambda said: Markup(_QUOTED.sub(r"<code>\1</code>", str(escape(said)))),
     }
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))

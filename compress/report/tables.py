@@ -8,7 +8,8 @@ from typing import Any
 from compress.groups import Graph
 from compress.ledger import Ledger
 from compress.plan import Plan
-from compress.report.words import speed_up
+from compress.report.words import counted, speed_up
+from compress.sensitivity.heatmap import shown
 from detectors.evaluation.score import Score
 
 
@@ -48,7 +49,7 @@ def markdown(ledger: Ledger) -> str:
         return table
     return (
         f"{table}\n\nms: median of {latency['runs']} passes of the network at batch {latency['batch']} on "
-        f"{latency['device']}, {latency['threads']} threads{_engine(latency)}; each "
+        f"{latency['device']}, {counted(latency['threads'], 'thread')}{_engine(latency)}; each "
         "model in turn with that of round 0, minutes apart from the other rows."
     )
 
@@ -97,8 +98,13 @@ def summary(ledger: Ledger, facts: dict[str, Any]) -> str:
             _cell(f"- kept whole ({row['reason']}): {', '.join(row['layers'])}") for row in facts["whole"]
         ),
     ]
+    blocks += ["## What each layer bears", *_sweep_table(facts["sensitivity"], facts["sensitivity_note"])]
+    blocks += _pictures_table(facts["pictures"])
     if facts["recipe"]:
         blocks += ["## Recipe", f"```\n{facts['recipe']['changes']}\n```"]
+    if facts["commands"]:
+        blocks += ["## To do it again"]
+        blocks += [f"{row['does']}\n\n```\n{row['command']}\n```" for row in facts["commands"]]
     if facts["environment"]:
         blocks += ["## Environment", ", ".join(f"{k} {v}" for k, v in facts["environment"].items())]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -118,7 +124,7 @@ def comma_separated(facts: dict[str, Any]) -> str:
 
 def _numbers(facts: dict[str, Any]) -> Iterator[Sequence[Any]]:
     """(section, round, name, quantity, value, low, high), empty where there is none."""
-    shown = facts["shown"]
+    last = facts["shown"]
     for row in facts["rounds"]:
         for phase in ("after_cut", "after_recalibration", "score"):
             if row[phase]:
@@ -144,10 +150,10 @@ def _numbers(facts: dict[str, Any]) -> Iterator[Sequence[Any]]:
         for row in facts[section]:
             for quantity in ("first", "slim"):
                 if row[quantity] is not None:
-                    number = 0 if quantity == "first" else shown
+                    number = 0 if quantity == "first" else last
                     yield section, number, row["name"], "score", row[quantity], None, None
             if row["change"] is not None:
-                yield section, shown, row["name"], "change", row["change"], row["low"], row["high"]
+                yield section, last, row["name"], "change", row["change"], row["low"], row["high"]
             if row["boxes"] is not None:
                 yield section, None, row["name"], "boxes", row["boxes"], None, None
     for row in facts["widths"]:
@@ -156,6 +162,43 @@ def _numbers(facts: dict[str, Any]) -> Iterator[Sequence[Any]]:
     for row in facts["whole"]:
         for layer in row["layers"]:
             yield "whole", None, layer, row["reason"], None, None, None
+    for group in facts["sensitivity"]["groups"] if facts["sensitivity"] else ():
+        for cell in group["cells"]:
+            yield "sensitivity", 0, group["name"], f"drop at {cell['ratio']:g}", *cell["drop"]
+        yield "sensitivity", 0, group["name"], "suggested", group["suggested"], None, None
+    for picture in facts["pictures"]["pictures"] if facts["pictures"] else ():
+        for model, number in (("first", 0), ("slim", last)):
+            for quantity in ("found", "wrong"):
+                yield "pictures", number, picture["name"], quantity, picture[model][quantity], None, None
+
+
+def _sweep_table(record: dict[str, Any] | None, note: str) -> list[str]:
+    """The drop of every cut and what the sweep says, or why there is none."""
+    if record is None:
+        return [note]
+    header = ["layer group", *(f"-{ratio:.0%}" for ratio in record["ratios"]), "may go"]
+    rows = []
+    for group in record["groups"]:
+        cells = {cell["ratio"]: shown(cell) for cell in group["cells"]}
+        drops = [cells.get(ratio, "-") for ratio in record["ratios"]]
+        most = f"{group['suggested']:.0%}" if group["suggested"] else "leave alone"
+        rows.append([_cell(group["name"]), *drops, most])
+    notes = "\n".join(f"- {_cell(note)}" for note in record["notes"])
+    return [f"Drop of {_cell(record['label'])}, in brackets within the noise:", _grid(header, rows), notes]
+
+
+def _pictures_table(pictures: dict[str, Any] | None) -> list[str]:
+    """What both models find in the pictures, as counts; nothing where there are none."""
+    if not pictures or not pictures["pictures"]:
+        return []
+    rows = []
+    for picture in pictures["pictures"]:
+        needed = sum(not box["optional"] for box in picture["truth"])
+        counts = [picture[model][what] for what in ("found", "wrong") for model in ("first", "slim")]
+        rows.append([_cell(picture["name"]), str(needed), *map(str, counts)])
+    header = ["image", "objects", "found by the first", "by the slim", "wrong of the first", "of the slim"]
+    said = f"Detections of score {pictures['least_score']} or more; boxes: report.html and report.json."
+    return ["## What both models see", _grid(header, rows), said]
 
 
 def _parts_table(kind: str, label: str, rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -11,8 +11,11 @@ from compress.report.facts import Facts, facts_of
 from compress.report.page import page
 from compress.report.tables import comma_separated, summary
 from detectors.config import load
-from detectors.errors import RunError
+from detectors.errors import ConfigError, RunError
 from detectors.files import write_text
+
+# What a value of another kind than was written, or none, makes of whatever reads it.
+_ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 def write_report(folder: Path, sweep: Path | None = None) -> Facts:
@@ -39,12 +42,31 @@ def write_report(folder: Path, sweep: Path | None = None) -> Facts:
     saved = folder / "recipe.yaml"
     recipe = load(Recipe, saved) if saved.exists() else None
     found, note = _sweep(ledger, folder, sweep)
-    facts = facts_of(ledger, recipe, pictures=_pictures(folder), sensitivity=found, note=note)
-    plain = facts | {"pictures": _without_photos(facts["pictures"])}
-    write_text(folder / "report.md", summary(ledger, facts))
-    write_text(folder / "report.csv", comma_separated(facts))
-    write_text(folder / "report.json", json.dumps(plain, indent=1, allow_nan=False) + "\n")
-    write_text(folder / "report.html", page(facts))
+    taken = _pictures(folder)
+    lacking = None
+    try:
+        facts = facts_of(ledger, recipe, pictures=taken, sensitivity=found, note=note)
+        plain = facts | {"pictures": _without_photos(facts["pictures"])}
+        texts = {
+            "md": summary(ledger, facts),
+            "csv": comma_separated(facts),
+            "json": json.dumps(plain, indent=1, allow_nan=False) + "\n",
+        }
+        try:
+            texts["html"] = page(facts)
+        except ConfigError as error:
+            lacking = error
+    except _ODD as error:
+        files = [path, *([folder / pictures.FILE] if taken else [])]
+        files += [sweep or folder / sensitivity.FILE] if found else []
+        raise RunError(
+            f"{' or '.join(map(str, files))} holds a value that no run wrote ({type(error).__name__}: "
+            f"{error}); put the file back as it was, or give the run another folder with out=PATH"
+        ) from error
+    for kind, text in texts.items():
+        write_text(folder / f"report.{kind}", text)
+    if lacking:
+        raise lacking
     return facts
 
 

@@ -127,16 +127,31 @@ def _is_sound(record: Record) -> bool:
     try:
         named = all(isinstance(record[key], str) for key in ("model", "label"))
         groups = all(
-            isinstance(group["suggested"], float) and bool(group["layers"]) and _are_sound(group["cells"])
+            isinstance(group["name"], str)
+            and isinstance(group["suggested"], float)
+            and bool(group["layers"])
+            and _are_sound(group["cells"])
             for group in record["groups"]
         )
-        return named and groups and len(record["score"]) == 3 and isinstance(record["notes"], list)
-    except (KeyError, TypeError):
+        listed = all(isinstance(note, str) for note in record["notes"]) and _are_numbers(record["ratios"])
+        return named and groups and listed and len(record["score"]) == 3 and _are_numbers(record["score"][:1])
+    except (LookupError, TypeError, ValueError):
         return False
 
 
 def _are_sound(cells: Sequence[Mapping[str, Any]]) -> bool:
-    return all(0 < cell["ratio"] < 1 and len(cell["drop"]) == 3 and "noise" in cell for cell in cells)
+    return all(
+        0 < cell["ratio"] < 1
+        and len(cell["drop"]) == 3
+        and "noise" in cell
+        and (_are_numbers(cell["drop"]) or cell["drop"][1:] == [None, None])
+        and _are_numbers(cell["drop"][:1])
+        for cell in cells
+    )
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def notes(record: Record) -> list[str]:

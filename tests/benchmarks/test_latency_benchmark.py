@@ -92,7 +92,14 @@ def test_runs_that_are_not_alike_are_refused(
 
 def test_what_cannot_be_timed_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "x.json").write_text("[]")
+    written(tmp_path / "y.json", rows=[{"model": "a.pth"}])
     for words, message in (
+        (["--compare", str(tmp_path / "y.json"), "x.json"], "y.json is no latency.json of this benchmark"),
+        *(
+            (["ssd_lite", f"--{name}", number], f"--{name}: {number} is not a whole number of 1 or more")
+            for name in ("batch", "threads", "runs")
+            for number in ("0", "-1")
+        ),
         (["--compare", str(tmp_path / "x.json"), "y.json"], "x.json is no latency.json of this benchmark"),
         (["nowhere.pth"], "no checkpoint nowhere.pth"),
         (["ssd_light", "--out", str(tmp_path)], "did you mean ssd_lite"),
@@ -102,4 +109,4 @@ def test_what_cannot_be_timed_is_one_line(tmp_path: Path, capsys: pytest.Capture
             latency.main(words)
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "y.json"]

@@ -98,6 +98,10 @@ def test_a_budget_below_the_smallest_network_names_what_can_be_reached(dense: De
     smallest = watch.networks([slim.network], subject(slim)[1])[0].median_ms
     assert f"the smallest network takes {smallest:.4g} ms (" in text
     assert watch.asked  # nothing was planned, but the options were asked for
+    with pytest.raises(
+        PlanError, match=r"and multiple=8, prune.caps of \*\.0 the smallest .* or prune.caps, lower"
+    ):
+        compress.prune(dense, budget={"latency_ms": 0.11}, caps={"*.0": 0.1}, stopwatch=watch)
 
 
 def test_a_plan_that_never_holds_is_an_error_that_says_what_was_reached(dense: Detector) -> None:

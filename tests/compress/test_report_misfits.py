@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from reports import EVIL, page_of, run_folder
+from reports import EVIL, changed, page_of, run_folder
 from tiny_runs import tiny_recipe
 
 from compress.ledger import Ledger
@@ -61,6 +61,11 @@ def test_a_sweep_of_the_same_model_is_a_heat_map(finished: Path, tmp_path: Path)
     assert "A negative drop is a gain; prune.caps takes these." in text
     shades = re.findall(r"var\(--tuned\) (\d+)%", (folder / "report.html").read_text())
     assert shades == ["0", "30", "8"]  # 60 % of the drop as a share of the score
+    markdown, rows = (folder / "report.md").read_text(), (folder / "report.csv").read_text().splitlines()
+    assert "stem | (-0.010) | 0.400 | 25% |" in markdown
+    assert "| head | 0.100 | - | leave alone |" in markdown
+    assert "sensitivity,0,head,drop at 0.25,0.1,," in rows
+    assert "sensitivity,0,head,suggested,0.0,," in rows
 
 
 @pytest.mark.parametrize(
@@ -72,6 +77,14 @@ def test_a_sweep_of_the_same_model_is_a_heat_map(finished: Path, tmp_path: Path)
         ),
         ('{"groups": 3}', "is no sensitivity.json, or a broken one; run mode=sensitivity again"),
         ("[", "is no sensitivity.json, or a broken one; run mode=sensitivity again"),
+        (
+            json.dumps(SWEEP | {"model": "another", "groups": [{**SWEEP["groups"][1], "name": None}]}),
+            "is no sensitivity.json, or a broken one; run mode=sensitivity again",
+        ),
+        (
+            json.dumps(SWEEP | {"model": "another", "ratios": ["x"]}),
+            "is no sensitivity.json, or a broken one; run mode=sensitivity again",
+        ),
         (None, "cannot read .*: No such file or directory; .* mode=sensitivity` makes such a file"),
     ],
 )
@@ -116,6 +129,30 @@ def test_a_folder_that_holds_no_run_is_one_line(
     with pytest.raises(error, match=said):
         main(arguments)
     assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "change"),
+    [
+        (0, {"cost": {"macs": "x"}}),
+        (0, {"groups": []}),
+        (-1, {"difference": {"value": 0.1}}),
+        (-1, {"parts": [{"kind": "class"}]}),
+        (-1, {"score": 3}),
+    ],
+)
+def test_a_value_that_no_run_wrote_is_one_line_and_the_old_report_stays(
+    line: int, change: dict, finished: Path, tmp_path: Path
+) -> None:
+    def spoilt(entries: list[dict]) -> list[dict]:
+        entries[line] |= change
+        return entries
+
+    folder = changed(finished, tmp_path / "run", spoilt)
+    with pytest.raises(RunError, match=r"ledger.jsonl.* holds a value that no run wrote \(.*; put the file"):
+        write_report(folder)
+    for kind in ("html", "md", "csv", "json"):
+        assert (folder / f"report.{kind}").read_bytes() == (finished / f"report.{kind}").read_bytes()
 
 
 def test_without_jinja2_all_but_the_page_is_written_and_the_extra_named(

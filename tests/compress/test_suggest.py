@@ -186,7 +186,7 @@ def capped(folder: Path, *, change: dict[str, Any] | None = None, **prune: Any) 
         {"name": name, "layers": [name], "suggested": value, "cells": []} for name, value in SUGGESTED.items()
     ]
     record = {"version": 1, "model": fingerprint(DETECTOR), "criterion": "l1", "groups": groups}
-    record |= {"label": "mAP (voc)", "score": [0.5, None, None], "notes": []}
+    record |= {"label": "mAP (voc)", "score": [0.5, None, None], "ratios": [], "notes": []}
     path = folder / "sensitivity.json"
     path.write_text(json.dumps(record | (change or {})))
     return with_caps(tiny_recipe(caps_from=str(path), **prune), DETECTOR)

@@ -40,7 +40,7 @@ def test_each_round_is_timed_and_its_record_says_so(tmp_path: Path) -> None:
         assert timed["slim_ms"] == pytest.approx(share * first, rel=0.05)
         assert (timed["first_ms"], timed["engine"]) == (pytest.approx(first), "onnxruntime")
         assert ledger.find(number, "evaluate")["latency"]["median_ms"] == pytest.approx(timed["slim_ms"])
-    assert "1 threads, in onnxruntime; each model in turn" in markdown(ledger)
+    assert "1 thread, in onnxruntime; each model in turn" in markdown(ledger)
     slim = load(tmp_path / "run" / "slim.pth")
     assert watch.networks([slim.network], subject(slim)[1])[0].median_ms == pytest.approx(timed["slim_ms"])
     # The same plan by the table that is left measures no layer.
