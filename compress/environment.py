@@ -4,6 +4,7 @@ import os
 import platform
 from datetime import date
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "system": platform.system(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "torchvision", "torch-pruning", "numpy")},
+        **{name: version(name) for name in ("onnx", "onnxruntime") if find_spec(name)},
         "date": date.today().isoformat(),
     }
 

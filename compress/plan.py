@@ -92,6 +92,10 @@ class Rules:
         return [w for w in widths if least <= w < group.channels] + [group.channels]
 
 
+# How far the measured time may be from a budget in milliseconds.
+LATENCY_TOLERANCE = 0.05
+
+
 @dataclass(frozen=True)
 class Timed:
     """What the networks behind a plan took, by the clock, each in turn with the first one.
@@ -111,10 +115,14 @@ class Timed:
     engine: str
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.slim_ms:.4g} ms of {self.limit_ms:.4g} allowed, {self.first_ms:.4g} at first, measured "
             f"whole in {self.engine}; corrections of the plan: {self.corrections}"
         )
+        below = 1 - self.slim_ms / self.limit_ms
+        if below <= LATENCY_TOLERANCE:
+            return text
+        return f"{text}; {below:.0%} below the budget: no width lies nearer, or another limit binds"
 
 
 @dataclass(frozen=True)

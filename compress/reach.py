@@ -11,7 +11,7 @@ from compress.cost import Cost
 from compress.groups import Graph, Group
 from compress.plan import Rules, check_globs, selectable
 from compress.pricing import PRICES, Price, Pricing, priced
-from detectors.errors import PlanError, some
+from detectors.errors import PlanError, counted, some
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def check_reachable(
     caps = f", prune.caps of {some(list(rules.caps))}" if rules.caps else ""
     raise PlanError(
         f"budget {kind}={_number(limit)} is out of reach: with floor={rules.floor}, largest_cut="
-        f"{rules.largest_cut} in each of {rounds} rounds, multiple={rules.multiple}{caps} and "
+        f"{rules.largest_cut} in each of {counted(rounds, 'round')}, multiple={rules.multiple}{caps} and "
         f"{len(task.groups)} of {len(graph.groups)} groups free to shrink, the smallest plan keeps "
         f"{_number(smallest)} ({smallest / whole:.1%} of the present {_number(whole)}). Raise the budget"
         f"{' or prune.caps' if rules.caps else ''}, lower prune.floor or prune.multiple, cut in more rounds, "

@@ -51,6 +51,11 @@ class Interrupted(Exception):
     """A command was stopped by a signal after it saved its state; the message says where it stands."""
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things: "1 thread", "2 threads"."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 def some(names: Sequence[str], limit: int = 6) -> str:
     """The first of many names, and how many more there are, so that a message stays one line."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""

@@ -14,13 +14,13 @@ from compress.inputs import Inputs, copied
 from compress.latency.engines import Conditions, Stopwatch
 from compress.latency.shapes import shapes_of
 from compress.latency.table import LatencyTable, grid
-from compress.plan import Plan, Rules, Timed, plan_of, selectable
+from compress.plan import LATENCY_TOLERANCE, Plan, Rules, Timed, plan_of, selectable
 from compress.pricing import PRICES, Price, Pricing
 from compress.probe import narrowed
-from detectors.errors import PlanError, some
+from detectors.errors import PlanError, counted, some
 
-# How far the measured time may be from the budget, and how often a plan is corrected.
-TOLERANCE, CORRECTIONS = 0.05, 5
+# How often a plan is corrected.
+CORRECTIONS = 5
 
 # From a budget, what widths must keep to, and prices, to a plan.
 Make: TypeAlias = Callable[[Budget, Rules, Mapping[str, Price]], Plan]
@@ -95,8 +95,8 @@ def fitted(course: Course, budget: Budget, rules: Rules, make: Make) -> Plan:
         make: makes a plan by prices, of which one is of `table_ms`.
 
     Returns:
-        The plan, with its times in `timed`: within `TOLERANCE` of the budget; or below it, where a further
-        limit binds or no width lies between.
+        The plan, with its times in `timed`: within `LATENCY_TOLERANCE` of the budget; or below it, where a
+        further limit binds or no width lies between.
 
     Raises:
         PlanError: the smallest network takes longer, or no plan held the budget after `CORRECTIONS`.
@@ -133,18 +133,19 @@ def _fitted(
             took *= first / whole
         timed = Timed(wanted, took, first, corrections, course.stopwatch.engine)
         tried.append(replace(plan, timed=timed))
-        if abs(took / wanted - 1) <= TOLERANCE:
+        if abs(took / wanted - 1) <= LATENCY_TOLERANCE:
             return tried[-1]
         points.append((_sum(graph, _widths(plan), price), took))
     times = [(plan.timed.slim_ms, plan) for plan in tried if plan.timed is not None]
-    holding = [(took, plan) for took, plan in times if took <= (1 + TOLERANCE) * wanted]
+    holding = [(took, plan) for took, plan in times if took <= (1 + LATENCY_TOLERANCE) * wanted]
     if holding:
         return max(holding, key=lambda pair: pair[0])[1]
     took = min(took for took, _ in times)
     raise PlanError(
         f"budget latency_ms={wanted:.4g}: the best of {len(tried)} plans takes {took:.4g} ms when measured "
-        f"whole, {took / wanted - 1:.0%} more, and so the budget does not hold within {TOLERANCE:.0%}; see "
-        "that nothing else runs on this machine, raise prune.latency.runs, or raise the budget"
+        f"whole, {took / wanted - 1:.0%} more, and so the budget does not hold within "
+        f"{LATENCY_TOLERANCE:.0%}; see that nothing else runs on this machine, raise prune.latency.runs, or "
+        "raise the budget"
     )
 
 
@@ -219,13 +220,13 @@ def _target(points: Sequence[tuple[float, float]], wanted: float) -> float:
 def _check_reachable(
     course: Course, wanted: float, whole: float, smallest: float, rules: Rules, rounds: int = 1
 ) -> None:
-    if smallest <= (1 + TOLERANCE) * wanted:
+    if smallest <= (1 + LATENCY_TOLERANCE) * wanted:
         return
     caps = f", prune.caps of {some(list(rules.caps))}" if rules.caps else ""
     raise PlanError(
         f"budget latency_ms={wanted:.4g} is out of reach: with floor={rules.floor}, largest_cut="
-        f"{rules.largest_cut} in each of {rounds} rounds and multiple={rules.multiple}{caps} the smallest "
-        f"network takes {smallest:.4g} ms ({smallest / whole:.1%} of {whole:.4g} ms) in "
+        f"{rules.largest_cut} in each of {counted(rounds, 'round')} and multiple={rules.multiple}{caps} the "
+        f"smallest network takes {smallest:.4g} ms ({smallest / whole:.1%} of {whole:.4g} ms) in "
         f"{course.stopwatch.engine}. Raise the budget{' or prune.caps' if rules.caps else ''}, lower "
         "prune.floor or prune.multiple, cut in more rounds, or skip fewer layers"
     )

@@ -149,7 +149,7 @@ def _read(path: Path, facts: Mapping[str, str | int]) -> dict[str, float]:
         right = isinstance(theirs, dict) and all(
             isinstance(ms, int | float) and 0 <= ms < math.inf for ms in times.values()
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         right = False
     if not right:
         raise PlanError(

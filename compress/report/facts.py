@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.ledger import Entry, Ledger, kept_round
+from compress.plan import Timed
 from compress.recipe import Recipe
 from compress.report.boxes import judged
 from compress.report.words import headline, speed_up, verdict
@@ -113,6 +114,7 @@ def _rounds(ledger: Ledger, start: Entry, kept: int) -> list[Facts]:
         "speed_up": 1.0 if start.get("latency") else None,
         "difference": None,
         "epochs": None,
+        "timed": None,
         "seconds": None,
     }
     rows = [first]
@@ -135,6 +137,7 @@ def _rounds(ledger: Ledger, start: Entry, kept: int) -> list[Facts]:
                 "speed_up": speed_up(state) if state.get("latency") else None,
                 "difference": state.get("difference"),
                 "epochs": tuned and tuned.get("epochs"),
+                "timed": cut.get("timed") and str(Timed(**cut["timed"])),
                 "seconds": sum(entry.get("seconds", 0) for entry in (cut, after, tuned, end) if entry),
             }
         )
@@ -189,6 +192,10 @@ def _widths(ledger: Ledger, start: Entry, last: int) -> dict[str, list[Facts]]:
             continue
         size = group["size"]
         after = [entry["widths"].get(name, channels) * size for entry in cuts]
+        if cuts and after[-1] == channels * size:
+            whole |= dict.fromkeys(
+                group["producers"], "free to shrink, and left whole by its caps or its scores"
+            )
         rows.append(
             {"layer": name, "tied": group["producers"][1:], "first": channels * size, "rounds": after}
         )

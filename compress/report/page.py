@@ -7,8 +7,8 @@ from typing import Any
 from compress.report import charts
 from compress.report.frames import panel, stored
 from compress.report.sensitivity import heat
-from compress.report.words import counted, points, reach, times
-from detectors.errors import ConfigError
+from compress.report.words import points, reach, times
+from detectors.errors import ConfigError, counted
 
 Row = dict[str, Any]
 
@@ -46,6 +46,8 @@ def page(facts: Row) -> str:
         "whole": lambda value: f"{100 * value:g} %",
         "amount": amount,
         "counted": counted,
+        # A long name may be broken behind a dot.
+        "dotted": lambda name: escape(name).replace(".", Markup(".<wbr>")),
         "code": lambda said: Markup(_QUOTED.sub(r"<code>\1</code>", str(escape(said)))),
     }
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))

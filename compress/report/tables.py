@@ -8,8 +8,9 @@ from typing import Any
 from compress.groups import Graph
 from compress.ledger import Ledger
 from compress.plan import Plan
-from compress.report.words import counted, speed_up
+from compress.report.words import speed_up
 from compress.sensitivity.heatmap import shown
+from detectors.errors import counted
 from detectors.evaluation.score import Score
 
 

@@ -98,11 +98,6 @@ def points(value: float, *, sign: bool = False) -> str:
     return text.replace("-", "−")
 
 
-def counted(number: int, thing: str) -> str:
-    """A number of things: "1 thread", "2 threads"."""
-    return f"{number} {thing}{'s' * (number != 1)}"
-
-
 def speed_up(entry: dict[str, Any]) -> float:
     """How many times faster a round's network is than the first one, timed in turn with it."""
     return float(entry["first_latency"]["median_ms"] / entry["latency"]["median_ms"])

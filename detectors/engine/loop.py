@@ -20,7 +20,7 @@ from detectors.engine.console import steps
 from detectors.engine.distributed import Place, any_rank, share_buffers, wait
 from detectors.engine.optim import lr_factor, optimizer_of, schedule_of
 from detectors.engine.terms import Term, losses_of, settings_of
-from detectors.errors import CheckpointError, Interrupted, RunError, TrainingError
+from detectors.errors import CheckpointError, Interrupted, RunError, TrainingError, counted
 from detectors.memory_format import to_channels_last
 from detectors.models.base import Detector
 from detectors.settings import TrainConfig
@@ -183,7 +183,7 @@ def _check_weights(detector: Detector, state_file: Path | None, progress: Progre
 
 def _stopped(progress: Progress, state_file: Path | None) -> str:
     saved = f"; saved {state_file}" if state_file is not None else ""
-    return f"stopped after {progress.epoch} epochs and {progress.step} steps{saved}"
+    return f"stopped after {counted(progress.epoch, 'epoch')} and {counted(progress.step, 'step')}{saved}"
 
 
 def _last_good(state_file: Path | None) -> str:

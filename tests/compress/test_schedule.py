@@ -57,7 +57,7 @@ def test_each_round_meets_the_budget_given_for_it_in_shares_of_the_first_model()
             ({"params": "20%"}, {"macs": "50%"}, {"params": "30%"}),
             r"prune\.budgets\[2\]\.params=\S+ is above",
         ),
-        (({"macs": "0.1%"}, {"macs": "0.1%"}), r"out of reach: .* in each of 1 rounds"),
+        (({"macs": "0.1%"}, {"macs": "0.1%"}), r"out of reach: .* in each of 1 round,"),
         (({"macs": "50%"}, {"macs": "0.01%"}), r"out of reach: .* in each of 2 rounds"),
         (({"macs": "50%"}, {"macs": "half"}), r"prune\.budgets\[1\]\.macs='half' is not a budget"),
     ],

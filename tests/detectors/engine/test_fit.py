@@ -126,13 +126,13 @@ def test_a_signal_is_answered_with_where_it_stopped_and_what_was_saved(number, t
     before = signal.getsignal(number)
     with pytest.raises(Interrupted) as caught:
         fit(new_detector(), Disturbed(loader(), 5, send(number)), SGD, place=ALONE, state_file=state_file)
-    assert str(caught.value) == f"stopped after 1 epochs and 2 steps; saved {state_file}"
+    assert str(caught.value) == f"stopped after 1 epoch and 2 steps; saved {state_file}"
     training = read(state_file)["training"]
     assert (training["epoch"], training["step"], len(training["history"])) == (1, 2, 1)
     assert signal.getsignal(number) is before
     with pytest.raises(Interrupted) as caught:
         fit(new_detector(), Disturbed(loader(), 1, send(number)), SGD, place=ALONE)
-    assert str(caught.value) == "stopped after 0 epochs and 1 steps"
+    assert str(caught.value) == "stopped after 0 epochs and 1 step"
 
 
 def test_resuming_says_so(tmp_path, capsys):

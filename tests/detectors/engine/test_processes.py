@@ -53,7 +53,7 @@ def test_a_process_stopped_in_an_epoch_is_resumed_to_the_bit(work, code, saved, 
     assert exit_code(start(work, tmp_path)) == code
     if work is stopped_from_the_terminal:
         said = (tmp_path / "stop.txt").read_text()
-        assert said == f"stopped after 1 epochs and 2 steps; saved {tmp_path / 'last.pth'}"
+        assert said == f"stopped after 1 epoch and 2 steps; saved {tmp_path / 'last.pth'}"
     training = read(tmp_path / "last.pth")["training"]
     assert (training["epoch"], training["step"]) == saved
     weights, history = train(tmp_path / "last.pth", how=settings())
@@ -107,7 +107,7 @@ def test_the_saved_state_is_that_of_the_first_process(pair):
 
 def test_a_signal_to_one_process_stops_both_at_one_step(pair):
     said = [(pair / f"stop.{rank}.txt").read_text() for rank in (0, 1)]
-    assert said == [f"stopped after 1 epochs and 1 steps; saved {pair / 'broken.pth'}"] * 2
+    assert said == [f"stopped after 1 epoch and 1 step; saved {pair / 'broken.pth'}"] * 2
 
 
 def test_two_processes_resume_to_the_bit(pair):
