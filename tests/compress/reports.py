@@ -21,7 +21,7 @@ from detectors.models.base import Detector
 
 EVIL = '<script>alert(1)</script>&"'
 # Elements of HTML that have no end.
-VOID = {"meta", "link", "br", "hr", "img", "input"}
+VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 SECTIONS = ["rounds", "who-pays", "widths", "sensitivity", "pictures", "again"]
 
 
@@ -69,7 +69,7 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
         assert self._open == [], f"never closed: {self._open}"
-        self.text = " ".join(" ".join(self._said).split())
+        self.text = " ".join("".join(self._said).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Opens an element."""
@@ -81,6 +81,8 @@ class Page(HTMLParser):
         """An element that is closed at once."""
         known = dict(attrs)
         self.tags.append(tag)
+        if tag != "wbr":  # within a word
+            self._said.append(" ")
         if known.get("id"):
             self.ids.append(str(known["id"]))
         self.addresses += [
@@ -93,6 +95,7 @@ class Page(HTMLParser):
         """Closes the element that was opened last."""
         assert self._open, f"</{tag}> closes nothing"
         assert self._open.pop() == tag, f"</{tag}> closes another element"
+        self._said.append(" ")
 
     def handle_data(self, data: str) -> None:
         """Text."""

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tiny_runs import ALONE, tiny_detector, tiny_recipe
 
 from compress.latency.engines import Stopwatch
 from compress.ledger import Ledger
+from compress.plan import Timed
 from compress.report import markdown
 from compress.report.__main__ import main
 from compress.report.pictures import take
@@ -137,6 +139,28 @@ def test_a_timed_run_says_how_much_faster(finished: Path, tmp_path: Path) -> Non
     assert "cost-time-title" in page.ids
     slower = changed(finished, tmp_path / "slower", lambda entries: timed(entries, 4.0, 4.0, 5.0))
     assert "1.2 times slower, " in page_of(slower).text
+
+
+def test_a_cut_by_the_clock_tells_its_budget_and_a_group_left_whole_its_reason(
+    finished: Path, tmp_path: Path
+) -> None:
+    named: list[str] = []
+
+    def clocked(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        first = next(entry for entry in entries if entry["phase"] == "start")
+        cuts = [entry for entry in entries if entry["phase"] == "cut"]
+        named.append(next(iter(first["widths"])))
+        for entry, took in zip(cuts, (2.9, 1.5), strict=True):
+            entry["timed"] = asdict(Timed(3.0, took, 4.0, 2, "onnxruntime"))
+            entry["widths"][named[0]] = first["widths"][named[0]]
+        return entries
+
+    text = page_of(changed(finished, tmp_path / "clocked", clocked)).text
+    within = "2.9 ms of 3 allowed, 4 at first, measured whole in onnxruntime; corrections of the plan: 2"
+    assert f"The cut of round 1 by the clock: {within}." in text
+    below = "corrections of the plan: 2; 50% below the budget: no width lies nearer, or another limit binds."
+    assert below in text
+    assert f"free to shrink, and left whole by its caps or its scores {named[0]}" in " ".join(text.split())
 
 
 def test_a_run_without_bootstrap_claims_no_noise(tmp_path: Path) -> None:
