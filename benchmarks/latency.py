@@ -28,8 +28,7 @@ from compress.cost import cost_of
 from compress.export import Dense, onnx_bytes, onnx_pass
 from compress.latency.engines import ENGINES, Stopwatch
 from compress.latency.passes import device_of, finish, in_turn, quantiles
-from compress.report.words import counted
-from detectors.errors import ConfigError, RunError, UserError
+from detectors.errors import ConfigError, RunError, UserError, counted
 from detectors.files import write_text
 from detectors.images import resize
 from detectors.memory_format import in_layout
