@@ -4,6 +4,9 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
+# Where it is set, every process would compile torch's sources anew, which takes longer than many a test.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test lint types contracts check lock clean
 
 # uv installs the pinned set in a fraction of pip's time and reads no local wheel folders, so that torch and

@@ -1,6 +1,7 @@
 """What a network is called with and what it returns, and copies that share or replace its tensors."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -87,6 +88,8 @@ def copied(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = change(value.detach())
+            elif type(value) in (dict, OrderedDict) and not value:
+                memo[id(value)] = type(value)()  # a dozen for each module; `deepcopy` takes long over each
     for parameter in model.parameters():
         fresh = change(parameter.detach())
         memo[id(parameter)] = nn.Parameter(fresh, requires_grad=parameter.requires_grad)

@@ -25,6 +25,8 @@ from detectors.types import DetectorSpec
 FORMAT = "slimdet"
 VERSION = 1
 
+_FULL: dict[tuple[Any, tuple[str, ...], str], Geometry] = {}
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -46,11 +48,17 @@ class Checkpoint:
 
 def checkpoint_of(detector: Detector, **meta: Any) -> Checkpoint:
     """The detector as plain data, `meta` added to its own; shares its tensors."""
-    with torch.device("meta"):
-        full = geometry_of(build(detector.spec.name, detector.spec.classes, **detector.spec.options))
-    return Checkpoint(
-        detector.spec, resized(full, geometry_of(detector)), detector.state_dict(), {**detector.meta, **meta}
-    )
+    geometry = resized(_full_geometry(detector.spec), geometry_of(detector))
+    return Checkpoint(detector.spec, geometry, detector.state_dict(), {**detector.meta, **meta})
+
+
+def _full_geometry(spec: DetectorSpec) -> Geometry:
+    """That of the detector as it is built; the same one is asked for whenever a training is saved."""
+    key = (DETECTORS[spec.name], spec.classes, repr(spec.options))
+    if key not in _FULL:
+        with torch.device("meta"):
+            _FULL[key] = geometry_of(build(spec.name, spec.classes, **spec.options))
+    return _FULL[key]
 
 
 def restore(checkpoint: Checkpoint, source: str = "checkpoint") -> Detector:

@@ -40,7 +40,7 @@ def load(schema: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
     """
     merged = OmegaConf.structured(schema)
     for source, values in _layers(path, overrides):
-        merged = _merge(merged, values, source)
+        _merge(merged, values, source)
     try:
         return cast(S, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
@@ -142,11 +142,12 @@ def _override(text: str) -> tuple[str, dict[str, Any]]:
     return f"override {text!r}", nested
 
 
-def _merge(config: DictConfig, values: dict[str, Any], source: str) -> DictConfig:
+def _merge(config: DictConfig, values: dict[str, Any], source: str) -> None:
+    """Takes values over, in place."""
     values = _with_dots(OmegaConf.get_type(config), values)
     _check_keys(config, values, source)
     try:
-        return cast(DictConfig, OmegaConf.merge(config, values))
+        config.merge_with(values)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "value"
         reason = str(error).splitlines()[0]
