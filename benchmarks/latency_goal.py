@@ -66,6 +66,14 @@ def timed(dense: Detector, slim: Detector, watch: Stopwatch) -> dict[str, float]
     }
 
 
+def command(arguments: argparse.Namespace) -> str:
+    """What to type for the same numbers; where files lie is left out."""
+    words = ["python -m benchmarks.latency_goal"]
+    words += ["--quick"] if arguments.quick else []
+    words += [f"--{name} {getattr(arguments, name)}" for name in ("choice", "multiple", "threads")]
+    return " ".join(word for word in words if not word.endswith("None"))
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All plans, each timed in both engines."""
     if arguments.threads:
@@ -92,7 +100,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             found = timed(dense, slim, watch)
             row["engines"][name] = {**found, "ratio": found["speed_up"] / row["macs_reduction"]}
     return {
-        "command": "python -m benchmarks.latency_goal" + (" --quick" if arguments.quick else ""),
+        "command": command(arguments),
         "date": date.today().isoformat(),
         "machine": machine(),
         "threads": torch.get_num_threads(),

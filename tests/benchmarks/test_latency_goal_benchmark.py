@@ -1,5 +1,6 @@
 """Plans by the clock beside plans by MACs: what is planned, what is timed, and the table."""
 
+from argparse import Namespace
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,3 +69,8 @@ def test_the_table_says_how_much_of_the_reduction_is_speed() -> None:
         in text
     )
     assert "| latency in torch | 25% | out of reach |" in text
+
+
+def test_the_command_is_told_with_what_decides_the_numbers() -> None:
+    given = Namespace(quick=False, choice="uniform", multiple=16, threads=None, tables="x", out="y")
+    assert benchmark.command(given) == "python -m benchmarks.latency_goal --choice uniform --multiple 16"
