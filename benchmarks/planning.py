@@ -99,29 +99,29 @@ def summary(facts: Mapping[str, Any]) -> str:
     lines = [
         f"`{facts['command']}`, {facts['date']}, {facts['machine']}, {facts['threads']} threads.",
         "",
-        "| detector | groups | budget | multiple | choice | seconds | MACs | params | lost |",
-        "|---|---:|---|---:|---|---:|---:|---:|---:|",
+        "| detector | groups | choice | slowest plan, s | its budget | its multiple | lost |",
+        "|---|---:|---|---:|---|---:|---:|",
     ]
     for name, found in facts["detectors"].items():
-        for plan in found["plans"]:
-            budget = ", ".join(f"{kind} {share:.0%}" for kind, share in plan["budget"].items())
-            seconds = plan["seconds"]
+        for choice in dict.fromkeys(plan["choice"] for plan in found["plans"]):
+            plans = [plan for plan in found["plans"] if plan["choice"] == choice]
+            slowest = max(plans, key=lambda plan: plan["seconds"]["median"])
+            seconds = slowest["seconds"]
             cells = [
                 f"`{name}`",
                 str(found["groups"]),
-                budget,
-                str(plan["multiple"]),
-                plan["choice"],
+                choice,
                 f"{seconds['median']:.2f} ({seconds['least']:.2f} to {seconds['most']:.2f})",
-                f"{plan['macs']:.1%}",
-                f"{plan['params']:.1%}",
-                f"{plan['lost']:.3f}",
+                ", ".join(f"{kind} {share:.0%}" for kind, share in slowest["budget"].items()),
+                str(slowest["multiple"]),
+                f"{sum(plan['lost'] for plan in plans) / len(plans):.2f}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        f"Median of {facts['runs']}, least and most in brackets, after tracing and scoring; lost: the sum "
-        "over the groups of -log(share of the scores that stays).",
+        "The slowest of the plans of each choice (all: planning.json), after tracing and scoring, by the median "
+        f"of {facts['runs']}, least and most in brackets. Lost: the sum over the groups of -log(share of the "
+        "scores that stays), the mean over the plans.",
     ]
     return "\n".join([*lines, ""])
 
