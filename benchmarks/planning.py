@@ -120,8 +120,8 @@ def summary(facts: Mapping[str, Any]) -> str:
     lines += [
         "",
         "The slowest of the plans of each choice (all: planning.json), after tracing and scoring, by the "
-        f"median of {facts['runs']}, least and most in brackets. Lost: the sum over the groups of -log(share of the "
-        "scores that stays), the mean over the plans.",
+        f"median of {facts['runs']}, least and most in brackets. Lost: the sum over the groups of -log(share "
+        "of the scores that stays), the mean over the plans.",
     ]
     return "\n".join([*lines, ""])
 
