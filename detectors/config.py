@@ -77,7 +77,7 @@ def overrides(config: Any, base: Any) -> list[str]:
 
 def values_of(config: Any) -> dict[str, Any]:
     """Every setting of a filled schema by its dotted key."""
-    return dict(_flat(OmegaConf.to_container(OmegaConf.structured(config))))
+    return dict(_flat(dataclasses.asdict(config)))
 
 
 def key_lines(schema: type, prefix: str = "") -> list[tuple[str, str, str]]:

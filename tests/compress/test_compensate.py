@@ -128,7 +128,7 @@ def test_each_consumer_of_a_trained_detector_is_nearer_with_means_and_nearer_sti
         with torch.no_grad():
             return torch.cat([tensor.flatten() for tensor in tensors_in(model(batch))])
 
-    for group in graph.groups:
+    for group in graph.groups[::2]:
         keep = {group.name: tuple(range(0, group.channels, 2))}
         mended = [compensated(network, graph, keep, found, way, renewed=False) for way in ("mean", "refit")]
         nothing, mean, refit = (

@@ -344,11 +344,10 @@ def test_a_least_score_that_is_none_is_refused(text: str) -> None:
 def test_criteria_of_data_killed_before_any_line_end_as_unbroken(criterion: str, tmp_path: Path) -> None:
     recipe = tiny_recipe(criterion=criterion, compensate="refit", choice="global")
     tiny_run(tmp_path / "unbroken", recipe).finish()
-    for _ in range(2):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Ledger, "add", _dying_after(2))
-            with pytest.raises(Killed):
-                tiny_run(tmp_path / "killed", recipe).finish()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "add", _dying_after(5))  # before the line of the second cut
+        with pytest.raises(Killed):
+            tiny_run(tmp_path / "killed", recipe).finish()
     tiny_run(tmp_path / "killed", recipe).finish()
     assert_same_run(tmp_path / "killed", tmp_path / "unbroken")
     plans = [(tmp_path / name / "round_02.plan.json").read_text() for name in ("killed", "unbroken")]

@@ -21,8 +21,8 @@ def make(
 
 def test_an_image_is_the_same_whatever_was_drawn_before():
     one, other = make(), make(data={"train": ["train", "val"]})
-    backwards = [other.image(i) for i in reversed(range(30))][::-1]
-    for index in range(30):
+    backwards = [other.image(i) for i in reversed(range(8))][::-1]
+    for index in range(8):
         assert torch.equal(one.image(index), backwards[index])
         assert torch.equal(one.target(index).boxes, other.target(index).boxes)
     assert other.name(31) == "val/000001"
