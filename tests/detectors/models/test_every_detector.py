@@ -154,7 +154,7 @@ def test_its_cut_form_gives_the_same_maps_in_onnxruntime(kind, tmp_path):
     assert (tmp_path / "slim.onnx").stat().st_size > cost_of(slim).params * 4
 
 
-# One for each way of saying what is comparable and of naming the layers that the heads read.
+# One for each way of saying what is comparable.
 TEACHERS = (
     "ssd_vgg16_bn",
     "yolo_v2",
