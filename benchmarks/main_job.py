@@ -6,8 +6,6 @@ table of rounds, machine, library versions and date. With `model=PATH` the train
 """
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -17,9 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from compress.environment import cores, processor
 from compress.ledger import Ledger
 from compress.report import markdown, verdict
 from detectors.checkpoint import parse, read
+from detectors.errors import counted
 from detectors.evaluation.score import Score
 
 ROOT = Path(__file__).parent.parent
@@ -80,16 +80,9 @@ def seconds(script: str, *arguments: str) -> float:
 
 def machine() -> str:
     """Processor, cores and library versions."""
-    lines = (
-        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if Path("/proc/cpuinfo").exists()
-        else []
-    )
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    features = next((line for line in lines if line.startswith("flags")), "")
-    matrix = " with AMX" if "amx_bf16" in features else ""
-    cores = len(os.sched_getaffinity(0))
-    return f"{names[0] if names else platform.processor()}{matrix}, {cores} cores, torch {version('torch')}"
+    told = Path("/proc/cpuinfo")
+    matrix = " with AMX" if told.exists() and "amx_bf16" in told.read_text(encoding="utf-8") else ""
+    return f"{processor()}{matrix}, {counted(cores(), 'core')}, torch {version('torch')}"
 
 
 if __name__ == "__main__":

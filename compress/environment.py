@@ -14,8 +14,8 @@ def environment(device: torch.device) -> dict[str, str | int]:
     """The facts that a reader needs to judge a time, and to run the same again."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "processor": processor(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "device": accelerator,
         "system": platform.system(),
@@ -26,7 +26,12 @@ def environment(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def _processor() -> str:
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
     """The processor's name as the system tells it."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []

@@ -1,7 +1,5 @@
 """What runs and times networks and single layers: torch on any device, onnxruntime on the CPU."""
 
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from compress.environment import cores, processor
 from compress.export import need_packages, onnx_bytes, onnx_pass
 from compress.inputs import Inputs, call, changed, tensors_in
 from compress.latency.passes import Latency, device_of, finish, in_turn, quantiles
@@ -96,9 +95,7 @@ class Stopwatch:
         cuda = torchs and under.device.type == "cuda"
         return {
             "device": torch.cuda.get_device_name(under.device) if cuda else processor(),
-            "cores": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1,
+            "cores": cores(),
             "engine": self.engine,
             "batch": self.batch,
             "threads": self.threads or torch.get_num_threads(),
@@ -219,14 +216,6 @@ class Stopwatch:
 
     def _finish(self, device: torch.device) -> Callable[[], None]:
         return (lambda: finish(device)) if self.engine == "torch" else (lambda: None)
-
-
-def processor() -> str:
-    """The processor's own name."""
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _gaps(marks: Sequence[tuple[str, float]]) -> dict[str, float]:

@@ -341,7 +341,9 @@ def test_a_least_score_that_is_none_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("criterion", ["column_subset", "random"])
-def test_criteria_of_data_killed_before_any_line_end_as_unbroken(criterion: str, tmp_path: Path) -> None:
+def test_criteria_of_data_killed_before_the_second_cut_is_recorded_end_as_unbroken(
+    criterion: str, tmp_path: Path
+) -> None:
     recipe = tiny_recipe(criterion=criterion, compensate="refit", choice="global")
     tiny_run(tmp_path / "unbroken", recipe).finish()
     with pytest.MonkeyPatch.context() as patch:
