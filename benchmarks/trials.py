@@ -207,7 +207,6 @@ class Bench:
         self, trial: Trial, recipe: Recipe, dense: Detector, training: Dataset, test: Dataset
     ) -> dict[str, Any]:
         slim, epochs = copy.deepcopy(dense), recipe.finetune.epochs
-        facts: dict[str, Any] = {}
         if trial.method != DENSE:
             keep = self._keep(trial, recipe, dense, training)
             scratch = trial.method == SCRATCH
@@ -220,10 +219,9 @@ class Bench:
                 epochs += recipe.train.epochs
             else:
                 recalibrated(recipe, dense, slim, keep, training, self.place)
-                facts["before"] = _scored(recipe, slim, test, self.place, count=0)["score"]
         self._train(slim, recipe, training, None, epochs, dense if trial.recovery == "ours" else None)
         macs = cost_of(slim).macs / cost_of(dense).macs
-        return {**facts, "macs": macs, **_scored(recipe, slim, test, self.place)}
+        return {"macs": macs, **_scored(recipe, slim, test, self.place)}
 
     def _keep(self, trial: Trial, recipe: Recipe, dense: Detector, training: Dataset) -> Keep:
         if trial.method not in SELECTIONS:
@@ -257,13 +255,11 @@ class Bench:
         fit(detector, loader, settings, place=self.place, terms=terms, state_file=state)
 
 
-def _scored(
-    recipe: Recipe, detector: Detector, test: Dataset, place: Place, count: int = RESAMPLES
-) -> dict[str, Any]:
+def _scored(recipe: Recipe, detector: Detector, test: Dataset, place: Place) -> dict[str, Any]:
     """Score, and the scores of resampled images: the same ones for every trial, so that they pair."""
     found = predictions_of(recipe, detector, test, place)
     measured = METRICS[recipe.eval.metric](found.detections, found.targets, detector.spec.classes)
-    values = measured.values(resamples(len(found.targets), count, 0)) if count else []
+    values = measured.values(resamples(len(found.targets), RESAMPLES, 0))
     return {"score": measured.value, "resampled": [round(float(value), 5) for value in values]}
 
 
