@@ -2,32 +2,48 @@
 
 SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`). Every method cuts the same dense
 detector once and gets the same epochs of fine-tuning; its learning rate is the best of three on the val
-split, at 5 % of the MACs. Then test is read once for each method, share and seed. Each trial leaves a JSON
-file in benchmarks/results/quality/SET, named by its settings, so that the command goes on where it was
-stopped. `--part 1/2` and `--part 2/2` share the work, `--hours` ends it in time, `--tables` only writes
-benchmarks/results/quality_SET.md from what is there. `--val ours` with other settings, such as
-`distill.attention=300`, is how ours is tuned.
+split, at 5 % of the MACs, or that of `--lr`. Then test is read once for each method, share and seed. Each
+trial leaves a JSON file in benchmarks/results/quality/SET, named by its settings, so that the command goes on
+where it was stopped. `--methods` runs some alone, `--part 1/2` and `--part 2/2` share the work, `--hours`
+ends it in time, `--tables` only writes benchmarks/results/quality_SET.md from what is there. `--val ours`
+with other settings, such as `distill.attention=300`, is how ours is tuned.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
-that, another one chooses the learning rates) and trained by the recipe where it is missing. Intervals are
-paired 95 % bootstrap intervals over the test images, of the mean over seeds.
+that, another one chooses the learning rates) and trained by the recipe where it is missing; that of seed 1
+says how far two of them are apart. Intervals are paired 95 % bootstrap intervals over the test images, of the
+mean over seeds.
 """
 
 import argparse
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.trials import CHANGES, CONTROLS, DENSE, METHODS, Bench, OutOfTime, Recovery, Trial
+from benchmarks.trials import (
+    CHANGES,
+    CONTROLS,
+    DENSE,
+    METHODS,
+    TUNED,
+    Bench,
+    OutOfTime,
+    Recovery,
+    Trial,
+)
 from detectors.evaluation.bootstrap import interval
 
 ROOT = Path(__file__).parent.parent
 RATES = (4e-3, 8e-3, 16e-3)
-SHARES = (0.10, 0.05, 0.025)
+SHARES = {
+    "hard": (0.05, 0.025, 0.10),
+    "bccd": (0.10, 0.05, 0.025, 0.0125),
+    "cards": (0.10, 0.05, 0.025),
+}
 SEEDS = {0.05: (0, 1, 2)}
 TABLES: dict[Recovery, str] = {
     "plain": "Each method with plain fine-tuning, ours with its own recovery",
@@ -39,6 +55,7 @@ SETS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "bccd": ("recipes/bccd.yaml", ("data.train=[train]", "data.test=[val]"), "bccd"),
     "cards": ("recipes/cards.yaml", (), "bccd"),
 }
+Facts = list[dict[str, Any]]
 
 
 def bench_of(name: str, overrides: Sequence[str] = (), deadline: float = math.inf) -> Bench:
@@ -53,71 +70,109 @@ def methods_of(table: Recovery) -> tuple[str, ...]:
     return tuple(method for method in METHODS if table == "plain" or method not in CONTROLS)
 
 
-def share_of(method: str, share: float) -> float:
-    """What a method leaves of the MACs: a control that is not cut serves every share."""
-    return 1.0 if method == DENSE else share
+@dataclass
+class Study:
+    """What is compared on a data set.
 
+    Attributes:
+        name: of `SETS`.
+        bench: that scores on test.
+        chooser: that scores on val.
+        lr: of every method; None: what its val prefers.
+    """
 
-def recovery_of(method: str, table: Recovery) -> Recovery:
-    """Ours recovers in its own way in both tables."""
-    return "ours" if method == "ours" else table
+    name: str
+    bench: Bench
+    chooser: Bench
+    lr: float | None = None
 
+    def tuning(self, method: str, table: Recovery) -> list[Trial]:
+        """What is scored on val, at 5 % of the MACs: a trial for each learning rate."""
+        share, recovery = _share(method, 0.05), _recovery(method, table)
+        return [Trial(method, share, recovery, rate, 0, "val") for rate in RATES]
 
-def tuning_of(method: str, table: Recovery) -> list[Trial]:
-    """What is scored on val, at 5 % of the MACs: a trial for each learning rate."""
-    share, recovery = share_of(method, 0.05), recovery_of(method, table)
-    return [Trial(method, share, recovery, rate, 0, "val") for rate in RATES]
+    def rate(self, method: str, table: Recovery) -> float:
+        """The learning rate of a method."""
+        if method == DENSE:
+            return 0.0
+        if self.lr is not None:
+            return self.lr
+        return max(self.tuning(method, table), key=lambda trial: self.chooser.result(trial)["score"]).lr
 
+    def trials(self, method: str, table: Recovery, share: float) -> list[Trial]:
+        """What is scored on test: a trial for each seed."""
+        left, recovery, rate = _share(method, share), _recovery(method, table), self.rate(method, table)
+        seeds = (0, 1) if method == DENSE else SEEDS.get(share, (0,))
+        return [Trial(method, left, recovery, rate, seed, "test") for seed in seeds]
 
-def rate_of(chooser: Bench, method: str, table: Recovery) -> float:
-    """The learning rate that scores best on val."""
-    return max(tuning_of(method, table), key=lambda trial: chooser.result(trial)["score"]).lr
+    def changed(self, change: str) -> Trial:
+        """Ours with one thing changed, at 2.5 %."""
+        return Trial("ours", 0.025, "ours", self.rate("ours", "ours"), 0, "test", change)
 
+    def wanted(self, methods: Sequence[str] = METHODS, part: int = 0, parts: int = 1) -> Iterator[Trial]:
+        """All trials on test, the most telling first; of several processes, those of one."""
+        pairs = [(method, table) for table in TABLES for method in methods_of(table) if method in methods]
+        if ("ours", "ours") in pairs:
+            pairs.remove(("ours", "ours"))  # the same as in the first table
+        for share in SHARES[self.name]:
+            for method, table in pairs[part::parts]:
+                if share == SHARES[self.name][0] or _share(method, share) == share:  # not the uncut again
+                    yield from self.trials(method, table, share)
+        if "ours" in methods:
+            yield from map(self.changed, tuple(CHANGES)[part::parts])
 
-def trials_of(method: str, table: Recovery, share: float, rate: float) -> list[Trial]:
-    """What is scored on test: a trial for each seed."""
-    left, recovery = share_of(method, share), recovery_of(method, table)
-    return [Trial(method, left, recovery, rate, seed, "test") for seed in SEEDS.get(share, (0,))]
+    def tables(self) -> str:
+        """All results as Markdown; what has not been run is a dash."""
+        self.bench.deadline = self.chooser.deadline = -math.inf  # only what is there
+        shares = sorted(SHARES[self.name], reverse=True)
+        parts = [f"`python -m benchmarks.quality {self.name}`"]
+        for table, title in TABLES.items():
+            rows = [["method", "lr", *(f"{share:.2%} of the MACs" for share in shares)]]
+            for method in methods_of(table):
+                cells = [self._cell(method, table, share) for share in shares]
+                if set(cells) != {"-"}:
+                    rows.append([method, f"{self.rate(method, table):g}", *cells])
+            parts.append(f"{title}:\n\n{_markdown(rows)}")
+        parts.append(f"Ours with one thing changed:\n\n{_markdown(self._ablation())}")
+        return "\n\n".join(parts) + "\n"
 
+    def _found(self, method: str, table: Recovery, share: float) -> Facts | None:
+        """The results of a method; None unless all are there."""
+        try:
+            return [self.bench.result(trial) for trial in self.trials(method, table, share)]
+        except OutOfTime:
+            return None
 
-def wanted(chooser: Bench, part: int = 0, parts: int = 1) -> Iterator[Trial]:
-    """All trials on test, the most telling first; of several processes, those of one."""
-    pairs = [(method, table) for table in TABLES for method in methods_of(table)]
-    pairs.remove(("ours", "ours"))  # the same as in the first table
-    for share in (0.05, 0.025, 0.10):
-        for method, table in pairs[part::parts]:
-            yield from trials_of(method, table, share, rate_of(chooser, method, table))
-    rate = rate_of(chooser, "ours", "ours")
-    for change in tuple(CHANGES)[part::parts]:
-        yield Trial("ours", 0.025, "ours", rate, 0, "test", change)
+    def _cell(self, method: str, table: Recovery, share: float) -> str:
+        facts = self._found(method, table, share)
+        if facts is None:
+            return "-"
+        scores = [one["score"] for one in facts]
+        if method == DENSE:
+            return " and ".join(f"{score:.3f}" for score in scores)
+        ours = self._found("ours", "ours", share)
+        against = "" if method == "ours" or ours is None else f" ({_against(ours, facts)})"
+        return f"{np.mean(scores):.3f}{against}"
 
-
-def tables(name: str, bench: Bench, chooser: Bench) -> str:
-    """All results as Markdown; what has not been run is a dash."""
-    chooser.deadline = bench.deadline = -math.inf  # only what is there
-    parts = [f"`python -m benchmarks.quality {name}`"]
-    for table, title in TABLES.items():
-        rows = [["method", "lr", *(f"{share:.1%} of the MACs" for share in SHARES)]]
-        for method in methods_of(table):
+    def _ablation(self) -> list[list[str]]:
+        rows = [["changed", "score at 2.5 %", "difference"]]
+        ours = self._found("ours", "ours", 0.025)
+        if ours is None:
+            return rows
+        rows.append(["nothing", f"{ours[0]['score']:.3f}", ""])
+        for change in CHANGES:
             try:
-                rate = rate_of(chooser, method, table)
+                facts = self.bench.result(self.changed(change))
             except OutOfTime:
                 continue
-            cells = [
-                _cell(bench, method, table, share, rate, _ours(bench, chooser, share)) for share in SHARES
-            ]
-            rows.append([method, f"{rate:g}", *cells])
-        parts.append(f"{title}:\n\n{_markdown(rows)}")
-    parts.append(f"Ours with one thing changed:\n\n{_markdown(_ablation(bench, chooser))}")
-    return "\n\n".join(parts) + "\n"
+            rows.append([change, f"{facts['score']:.3f}", _against(ours, [facts])])
+        return rows
 
 
-def difference(
-    ours: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]
-) -> tuple[float, float, float]:
+def difference(ours: Facts, others: Facts) -> tuple[float, float, float]:
     """By how much others score above ours, means over seeds, and the paired 95 % interval."""
 
-    def mean(key: str, facts: Sequence[dict[str, Any]]) -> Any:
+    def mean(key: str, facts: Facts) -> Any:
         return np.mean([one[key] for one in facts], axis=0)
 
     value = float(mean("score", others) - mean("score", ours))
@@ -125,46 +180,17 @@ def difference(
     return value, low, high
 
 
-def _found(bench: Bench, trials: Sequence[Trial]) -> list[dict[str, Any]] | None:
-    """The results of trials; None unless all are there."""
-    try:
-        return [bench.result(trial) for trial in trials]
-    except OutOfTime:
-        return None
+def _share(method: str, share: float) -> float:
+    """What a method leaves of the MACs: a control that is not cut serves every share."""
+    return 1.0 if method in (DENSE, TUNED) else share
 
 
-def _ours(bench: Bench, chooser: Bench, share: float) -> list[dict[str, Any]] | None:
-    try:
-        return _found(bench, trials_of("ours", "ours", share, rate_of(chooser, "ours", "ours")))
-    except OutOfTime:
-        return None
+def _recovery(method: str, table: Recovery) -> Recovery:
+    """Ours recovers in its own way in both tables."""
+    return "ours" if method == "ours" else table
 
 
-def _cell(
-    bench: Bench, method: str, table: Recovery, share: float, rate: float, ours: list[dict[str, Any]] | None
-) -> str:
-    facts = _found(bench, trials_of(method, table, share, rate))
-    if facts is None:
-        return "-"
-    mean = f"{np.mean([one['score'] for one in facts]):.3f}"
-    return mean if method == "ours" or ours is None else f"{mean} ({_against(ours, facts)})"
-
-
-def _ablation(bench: Bench, chooser: Bench) -> list[list[str]]:
-    rows = [["changed", "AP at 2.5%", "difference"]]
-    ours = _ours(bench, chooser, 0.025)
-    if ours is None:
-        return rows
-    rate = rate_of(chooser, "ours", "ours")
-    rows.append(["nothing", f"{ours[0]['score']:.3f}", ""])
-    for change in CHANGES:
-        facts = _found(bench, [Trial("ours", 0.025, "ours", rate, 0, "test", change)])
-        if facts is not None:
-            rows.append([change, f"{facts[0]['score']:.3f}", _against(ours, facts)])
-    return rows
-
-
-def _against(ours: Sequence[dict[str, Any]], facts: Sequence[dict[str, Any]]) -> str:
+def _against(ours: Facts, facts: Facts) -> str:
     value, low, high = difference(ours, facts)
     return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
@@ -181,6 +207,8 @@ def main() -> None:
     )
     parser.add_argument("set", choices=SETS)
     parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--lr", type=float, help="of every method, instead of what its val prefers")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="run these alone")
     parser.add_argument("--hours", type=float, default=math.inf, help="when no further trial is begun")
     parser.add_argument("--part", default="1/1", help="1/2 and 2/2 share the trials of two processes")
     parser.add_argument("--tables", action="store_true", help="run nothing")
@@ -190,17 +218,18 @@ def main() -> None:
     bench = bench_of(given.set, given.overrides, deadline)
     chosen_by = SETS[given.set][2]
     chooser = bench if chosen_by == given.set else bench_of(chosen_by, (), deadline)
+    study = Study(given.set, bench, chooser, given.lr)
     if given.val:
-        for trial in tuning_of(given.val, "ours"):
+        for trial in study.tuning(given.val, "ours"):
             print(f"{chooser.result(trial)['score']:.4f} on val with lr {trial.lr:g}", flush=True)
         return
     try:
         part, parts = map(int, given.part.split("/"))
-        for trial in wanted(chooser, part - 1, parts):
+        for trial in study.wanted(given.methods, part - 1, parts):
             bench.result(trial)
     except OutOfTime:
         print("not all trials are done; the same command goes on")
-    text = tables(given.set, bench, chooser)
+    text = study.tables()
     (ROOT / "benchmarks" / "results" / f"quality_{given.set}.md").write_text(text, encoding="utf-8")
     print(text)
 

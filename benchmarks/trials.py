@@ -44,15 +44,15 @@ RESAMPLES = 500
 _NO_MATTER = ("data.root", "data.workers", "data.cache", "distill.cache")
 
 # What our planner is told by each method that it serves.
-OURS = {"prune.criterion": "column_subset", "prune.choice": "knapsack"}
+OURS = {"prune.criterion": "taylor", "prune.choice": "uniform"}
 PLANNED: dict[str, dict[str, str]] = {
     "ours": OURS,
     "uniform L1": {"prune.criterion": "l1", "prune.choice": "uniform"},
     "uniform random": {"prune.criterion": "random", "prune.choice": "uniform"},
 }
-# The shape that ours gives, with fresh weights and the epochs of training and fine-tuning together; the dense
-# detector, fine-tuned for as long.
-SCRATCH, DENSE = CONTROLS = ("from scratch", "dense, fine-tuned")
+# The dense detector as trained from a trial's seed; that of seed 0, fine-tuned for as long as the slim ones;
+# the shape that ours gives, with fresh weights and the epochs of training and fine-tuning together.
+DENSE, TUNED, SCRATCH = CONTROLS = ("dense", "dense, fine-tuned", "from scratch")
 METHODS = (*PLANNED, *SELECTIONS, *CONTROLS)
 
 RECOVERIES: dict[Recovery, dict[str, str]] = {
@@ -62,12 +62,14 @@ RECOVERIES: dict[Recovery, dict[str, str]] = {
         "distill.predictions": "0",
         "distill.attention": "0",
     },
-    "ours": {"prune.compensate": "refit", "prune.recalibrate": "norms"},
+    "ours": {"prune.compensate": "refit", "prune.recalibrate": "norms", "distill.predictions": "2.0"},
 }
 # Ours with one thing changed.
 CHANGES: dict[str, dict[str, str]] = {
-    "L1 instead of column subsets": {"prune.criterion": "l1"},
-    "uniform widths instead of the knapsack's": {"prune.choice": "uniform"},
+    "L1 instead of Taylor": {"prune.criterion": "l1"},
+    "column subsets instead of Taylor": {"prune.criterion": "column_subset"},
+    "widths by the knapsack instead of uniform ones": {"prune.choice": "knapsack"},
+    "widths by one ranking instead of uniform ones": {"prune.choice": "global"},
     "no refit of the consumers": {"prune.compensate": "none"},
     "layers solved anew after the refit": {"prune.compensate": "reconstruct"},
     "no norms measured anew": {"prune.recalibrate": "none"},
@@ -135,7 +137,7 @@ class Bench:
     folder: Path
     models: Path
     deadline: float = math.inf
-    _opened: dict[str, tuple[Detector, list[Dataset]]] = field(default_factory=dict)
+    _opened: dict[tuple[str, int], tuple[Detector, list[Dataset]]] = field(default_factory=dict)
     _terms: dict[str, Term] = field(default_factory=dict)
 
     @cached_property
@@ -170,7 +172,7 @@ class Bench:
     def result(self, trial: Trial) -> dict[str, Any]:
         """What a trial came to, from its file or by running it."""
         recipe = self.load(trial.split, *trial.overrides)
-        detector, (training, test) = self._open(trial.split)
+        detector, (training, test) = self._open(trial.split, trial.seed if trial.method == DENSE else 0)
         texts = [*self._overrides(trial.split), *trial.overrides]
         settings = {k: v for k, v in given(self.recipe, texts).items() if k not in _NO_MATTER}
         facts = {"trial": asdict(trial), "dense": fingerprint(detector)[:16], "settings": settings}
@@ -191,23 +193,19 @@ class Bench:
         print(f"{facts['score']:.4f} {facts['seconds']:4d} s  {trial}", flush=True)
         return facts
 
-    def score_of_dense(self, split: Split, seed: int = 0) -> dict[str, Any]:
-        """Score of a dense detector, with resamples to pair with those of trials."""
-        recipe = self.load(split, f"model={self.dense(split, seed)}")
-        detector, (_, test) = open_all(recipe, ["train", "test"], self.place)
-        return _scored(recipe, detector, test, self.place)
-
-    def _open(self, split: Split) -> tuple[Detector, list[Dataset]]:
-        if split not in self._opened:
-            recipe = self.load(split, f"model={self.dense(split)}")
-            self._opened[split] = open_all(recipe, ["train", "test"], self.place)
-        return self._opened[split]
+    def _open(self, split: Split, seed: int) -> tuple[Detector, list[Dataset]]:
+        if (split, seed) not in self._opened:
+            recipe = self.load(split, f"model={self.dense(split, seed)}")
+            self._opened[split, seed] = open_all(recipe, ["train", "test"], self.place)
+        return self._opened[split, seed]
 
     def _run(
         self, trial: Trial, recipe: Recipe, dense: Detector, training: Dataset, test: Dataset
     ) -> dict[str, Any]:
+        if trial.method == DENSE:
+            return {"macs": 1.0, **_scored(recipe, dense, test, self.place)}
         slim, epochs = copy.deepcopy(dense), recipe.finetune.epochs
-        if trial.method != DENSE:
+        if trial.method != TUNED:
             keep = self._keep(trial, recipe, dense, training)
             scratch = trial.method == SCRATCH
             whole = build(dense.spec.name, dense.spec.classes, **dense.spec.options) if scratch else dense

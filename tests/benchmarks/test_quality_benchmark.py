@@ -58,7 +58,7 @@ def test_every_method_is_cut_within_the_budget_and_scored(method: str, recovery:
     facts = bench.result(Trial(method, 0.3, recovery, 1e-3, 0, "test"))
     assert len(facts["resampled"]) == 500
     assert 0 <= facts["score"] <= 1
-    if method == "dense, fine-tuned":
+    if method in ("dense", "dense, fine-tuned"):
         assert facts["macs"] == 1
     else:
         assert 0.15 < facts["macs"] <= 0.3
@@ -101,6 +101,8 @@ class Recorded(Bench):
 
     def result(self, trial: Trial) -> dict[str, Any]:
         scores = {"ours": 0.5, "uniform L1": 0.4}
+        if trial.method == "dense":
+            return {"score": 0.8 + trial.seed / 100, "resampled": []}
         if trial.method not in scores or trial.share != 0.05:
             raise OutOfTime
         score = scores[trial.method] + (0.01 if trial.lr == 4e-3 else 0) + (trial.recovery == "ours") / 20
@@ -109,12 +111,29 @@ class Recorded(Bench):
 
 def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    text = quality.tables("hard", bench, bench)
+    text = quality.Study("hard", bench, bench).tables()
     assert text.startswith("`python -m benchmarks.quality hard`\n")
-    rows = [line for line in text.splitlines() if line.startswith(("| uniform L1", "| ours"))]
+    rows = [line for line in text.splitlines() if line.startswith(("| uniform L1", "| ours", "| dense"))]
     assert rows == [
         "| ours | 0.004 | - | 0.560 | - |",
         "| uniform L1 | 0.004 | - | 0.410 (-0.150 [-0.150, -0.150]) | - |",
+        "| dense | 0 | 0.800 and 0.810 | 0.800 and 0.810 | 0.800 and 0.810 |",
         "| ours | 0.004 | - | 0.560 | - |",
         "| uniform L1 | 0.004 | - | 0.460 (-0.100 [-0.100, -0.100]) | - |",
     ]
+
+
+def test_a_given_rate_serves_every_method_and_val_is_not_asked(tmp_path: Path) -> None:
+    bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
+    study = quality.Study("hard", bench, bench, lr=8e-3)
+    assert "| uniform L1 | 0.008 | - | 0.400 (-0.150 [-0.150, -0.150]) | - |" in study.tables()
+    assert {trial.split for trial in study.wanted(["ours", "uniform L1"])} == {"test"}
+
+
+def test_processes_share_the_trials_and_do_each_of_them_once(tmp_path: Path) -> None:
+    bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
+    study = quality.Study("hard", bench, bench, lr=8e-3)
+    whole = list(study.wanted())
+    shares = [list(study.wanted(part=part, parts=2)) for part in range(2)]
+    assert len(set(whole)) == len(whole) == len(shares[0]) + len(shares[1])
+    assert {*shares[0], *shares[1]} == set(whole)
