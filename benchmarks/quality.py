@@ -94,7 +94,7 @@ class Study:
     def rate(self, method: str, table: Recovery) -> float:
         """The learning rate of a method."""
         if method == DENSE:
-            return 0.0
+            return RATES[0]  # not fine-tuned: any will do
         if self.lr is not None:
             return self.lr
         return max(self.tuning(method, table), key=lambda trial: self.chooser.result(trial)["score"]).lr
@@ -131,7 +131,8 @@ class Study:
             for method in methods_of(table):
                 cells = [self._cell(method, table, share) for share in shares]
                 if set(cells) != {"-"}:
-                    rows.append([method, f"{self.rate(method, table):g}", *cells])
+                    rate = "" if method == DENSE else f"{self.rate(method, table):g}"
+                    rows.append([method, rate, *cells])
             parts.append(f"{title}:\n\n{_markdown(rows)}")
         parts.append(f"Ours with one thing changed:\n\n{_markdown(self._ablation())}")
         return "\n\n".join(parts) + "\n"

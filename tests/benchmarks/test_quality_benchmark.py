@@ -117,7 +117,7 @@ def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Pa
     assert rows == [
         "| ours | 0.004 | - | 0.560 | - |",
         "| uniform L1 | 0.004 | - | 0.410 (-0.150 [-0.150, -0.150]) | - |",
-        "| dense | 0 | 0.800 and 0.810 | 0.800 and 0.810 | 0.800 and 0.810 |",
+        "| dense |  | 0.800 and 0.810 | 0.800 and 0.810 | 0.800 and 0.810 |",
         "| ours | 0.004 | - | 0.560 | - |",
         "| uniform L1 | 0.004 | - | 0.460 (-0.100 [-0.100, -0.100]) | - |",
     ]
