@@ -21,6 +21,9 @@ from detectors.types import ClassLogits, Comparable
 # An image in which the teacher sees next to nothing teaches next to nothing: where all weights of a batch
 # together are below this, the weighted means fall towards 0.
 _SEES_NOTHING = 1e-6
+# Below this an anchor teaches nothing at all. What it taught would be lost in rounding, but its gradients are
+# so small (below 1e-38) that a CPU takes thirty times as long over them in the backward pass of the heads.
+_SURE_OF_NOTHING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,11 @@ def foreground(heads: Sequence[ClassLogits]) -> Tensor:
 def prediction_terms(teacher: Comparable, student: Comparable, temperature: float) -> tuple[Tensor, Tensor]:
     """The mean divergence of classes and the mean smooth L1 distance of boxes over the anchors of a batch.
 
-    Both are weighted by how sure the teacher's anchor is of an object: sum_a w_a d_a / sum_a w_a.
+    Both are weighted by how sure the teacher's anchor is of an object: sum_a w_a d_a / sum_a w_a, with 0 for
+    a w_a below one in a million.
     """
-    weights = foreground(teacher.classes)
+    sure = foreground(teacher.classes)
+    weights = torch.where(sure < _SURE_OF_NOTHING, 0.0, sure)
     weights = weights / weights.sum().clamp(min=_SEES_NOTHING)
     pairs = zip(teacher.classes, student.classes, strict=True)
     classes = torch.stack([class_divergence(t, s, temperature) for t, s in pairs]).sum(dim=0)

@@ -95,6 +95,21 @@ def test_a_teacher_that_sees_nothing_teaches_nothing() -> None:
     assert [term.item() for term in prediction_terms(blind, comparable(1), 1.0)] == [0, 0]
 
 
+def test_where_the_teacher_is_sure_of_nothing_no_gradient_is_left_that_slows_a_cpu_down() -> None:
+    logits = torch.zeros(1, 3, 5)
+    logits[0, :, 0] = torch.tensor([-5.0, 60.0, 40.0])  # an object, and two shades of background
+    teacher = Comparable((ClassLogits(logits, True, True),), random(1, 3, 4))
+    sure = logits.clone()
+    sure[..., 0] *= 1.5
+    guess = sure.requires_grad_()
+    student = Comparable((ClassLogits(guess, True, True),), random(1, 3, 4, seed=1).requires_grad_())
+    torch.stack(prediction_terms(teacher, student, 1.0)).sum().backward()
+    for gradient in (guess.grad, student.boxes.grad):
+        assert gradient is not None
+        assert gradient[0, 0].abs().amax() > 1e-6
+        assert (gradient[0, 1:] == 0).all()
+
+
 def test_an_attention_map_is_the_normalised_sum_of_squares_and_knows_no_scale() -> None:
     features = random(2, 7, 4, 5)
     found = attention_map(features)
