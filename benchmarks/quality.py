@@ -18,7 +18,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ class Study:
     bench: Bench
     chooser: Bench
     lr: float | None = None
+    _measured: list[dict[str, Any]] = field(default_factory=list)
 
     def tuning(self, method: str, table: Recovery) -> list[Trial]:
         """What is scored on val, at 5 % of the MACs: a trial for each learning rate."""
@@ -125,7 +126,7 @@ class Study:
         """All results as Markdown; what has not been run is a dash."""
         self.bench.deadline = self.chooser.deadline = -math.inf  # only what is there
         shares = sorted(SHARES[self.name], reverse=True)
-        parts = [f"`python -m benchmarks.quality {self.name}`"]
+        parts = []
         for table, title in TABLES.items():
             rows = [["method", "lr", *(f"{share:.2%} of the MACs" for share in shares)]]
             for method in methods_of(table):
@@ -135,14 +136,23 @@ class Study:
                     rows.append([method, rate, *cells])
             parts.append(f"{title}:\n\n{_markdown(rows)}")
         parts.append(f"Ours with one thing changed:\n\n{_markdown(self._ablation())}")
-        return "\n\n".join(parts) + "\n"
+        return "\n\n".join([self._origin(), *parts]) + "\n"
+
+    def _origin(self) -> str:
+        """Command, days and machines of what the tables show."""
+        days = sorted({one["date"] for one in self._measured})
+        when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "nothing measured yet"
+        machines = ["; ".join(sorted({one["machine"] for one in self._measured}))] if days else []
+        return ", ".join([f"`python -m benchmarks.quality {self.name}`", when, *machines]) + "."
 
     def _found(self, method: str, table: Recovery, share: float) -> Facts | None:
         """The results of a method; None unless all are there."""
         try:
-            return [self.bench.result(trial) for trial in self.trials(method, table, share)]
+            found = [self.bench.result(trial) for trial in self.trials(method, table, share)]
         except OutOfTime:
             return None
+        self._measured += found
+        return found
 
     def _cell(self, method: str, table: Recovery, share: float) -> str:
         facts = self._found(method, table, share)

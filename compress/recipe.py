@@ -69,7 +69,7 @@ class PruneConfig:
         'instead of a budget: shares of layers, {"backbone.*": 0.3}; the first glob that matches counts, '
         "layers without one stay",
     )
-    criterion: str = setting("l1", "a criterion of `--list`: what makes a channel worth keeping")
+    criterion: str = setting("taylor", "a criterion of `--list`: what makes a channel worth keeping")
     choice: Literal["uniform", "global", "knapsack"] = setting(
         "uniform",
         "uniform: the same share everywhere; global: one ranking, by score for what it costs; knapsack: the "
@@ -101,7 +101,7 @@ class PruneConfig:
         None, "fine-tuning epochs of each round; null: finetune.epochs in every round"
     )
     compensate: Literal["none", "mean", "refit", "reconstruct"] = setting(
-        "none",
+        "refit",
         "what makes up for removed channels in the layers that read them: their mean, in the bias; refit: "
         "least squares on the channels that stay; reconstruct: that, and then each layer solved anew in the "
         "slim network, which is worth most where there is little or no fine-tuning",

@@ -101,18 +101,20 @@ class Recorded(Bench):
 
     def result(self, trial: Trial) -> dict[str, Any]:
         scores = {"ours": 0.5, "uniform L1": 0.4}
+        told = {"date": f"2026-01-0{1 + trial.seed}", "machine": "a machine, 2 cores"}
         if trial.method == "dense":
-            return {"score": 0.8 + trial.seed / 100, "resampled": []}
+            return {"score": 0.8 + trial.seed / 100, "resampled": [], **told}
         if trial.method not in scores or trial.share != 0.05:
             raise OutOfTime
         score = scores[trial.method] + (0.01 if trial.lr == 4e-3 else 0) + (trial.recovery == "ours") / 20
-        return {"score": score, "resampled": [score - 0.01, score, score + 0.01]}
+        return {"score": score, "resampled": [score - 0.01, score, score + 0.01], **told}
 
 
 def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
     text = quality.Study("hard", bench, bench).tables()
-    assert text.startswith("`python -m benchmarks.quality hard`\n")
+    origin = "`python -m benchmarks.quality hard`, 2026-01-01 to 2026-01-03, a machine, 2 cores.\n"
+    assert text.startswith(origin)
     rows = [line for line in text.splitlines() if line.startswith(("| uniform L1", "| ours", "| dense"))]
     assert rows == [
         "| ours | 0.004 | - | 0.560 | - |",

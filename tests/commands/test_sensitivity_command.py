@@ -81,7 +81,10 @@ def test_a_dry_run_says_what_would_be_measured_and_writes_nothing(finished: Path
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["prune.criterion=l2"], "holds a run with prune.criterion=l1, this recipe says l2; give this run"),
+        (
+            ["prune.criterion=l2"],
+            "holds a run with prune.criterion=taylor, this recipe says l2; give this run",
+        ),
         (["sensitivity.images=3"], "holds a run with sensitivity.images=4, this recipe says 3"),
         (["data.synthetic.seed=1"], "holds a run with data.synthetic.seed=0, this recipe says 1"),
         (["model=prunes/tiny/slim.pth"], "holds a sensitivity sweep of another model (or other weights of"),
@@ -96,7 +99,7 @@ def test_a_dry_run_says_what_would_be_measured_and_writes_nothing(finished: Path
         (["mode=prune", "prune.caps_from=tiny.yaml"], "tiny.yaml is no sensitivity.json, or a broken one"),
         (
             ["mode=prune", "prune.caps_from=prunes/tiny_sensitivity/sensitivity.json", "prune.criterion=l2"],
-            "was measured with prune.criterion=l1, this recipe cuts by l2",
+            "was measured with prune.criterion=taylor, this recipe cuts by l2",
         ),
         (
             [

@@ -193,8 +193,8 @@ def test_stopped_within_fine_tuning_ends_as_unbroken(
     losses, steps, signals = Detector.losses, [], {1, 4}
 
     def interrupted(self: Detector, *args: Any) -> Any:
-        steps.append(1)
-        if len(steps) in signals:
+        steps.extend([1] * self.training)  # scoring asks for losses too
+        if self.training and len(steps) in signals:
             os.kill(os.getpid(), signal.SIGINT)
         return losses(self, *args)
 
@@ -211,8 +211,8 @@ def test_a_crash_within_fine_tuning_ends_as_unbroken(
     losses, steps = Detector.losses, []
 
     def crashing(self: Detector, *args: Any) -> Any:
-        steps.append(1)
-        if len(steps) == 2:
+        steps.extend([1] * self.training)
+        if self.training and len(steps) == 2:
             raise RuntimeError("out of memory")
         return losses(self, *args)
 

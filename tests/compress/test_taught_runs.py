@@ -36,8 +36,8 @@ def test_a_run_with_a_teacher_that_is_stopped_ends_as_an_unbroken_one_to_the_bit
     losses, steps = Detector.losses, []
 
     def interrupted(self: Detector, *args: Any) -> Any:
-        steps.append(1)
-        if len(steps) in (1, 3):
+        steps.extend([1] * self.training)  # scoring asks for losses too
+        if self.training and len(steps) in (1, 3):
             os.kill(os.getpid(), signal.SIGINT)
         return losses(self, *args)
 
