@@ -5,8 +5,8 @@ detector once and gets the same epochs of fine-tuning; its learning rate is the 
 split, at 5 % of the MACs, or that of `--lr`. Then test is read once for each method, share and seed. Each
 trial leaves a JSON file in benchmarks/results/quality/SET, named by its settings, so that the command goes on
 where it was stopped. `--methods` runs some alone, `--part 1/2` and `--part 2/2` share the work, `--hours`
-ends it in time, `--tables` only writes benchmarks/results/quality_SET.md from what is there. `--val ours`
-with other settings, such as `distill.attention=300`, is how ours is tuned.
+ends it in time, `--tables` only writes benchmarks/results/quality_SET.md and .json from what is there.
+`--val ours` with other settings, such as `distill.attention=300`, is how ours is tuned.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
 that, another one chooses the learning rates) and trained by the recipe where it is missing; that of seed 1
@@ -15,10 +15,11 @@ mean over seeds.
 """
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class Study:
     bench: Bench
     chooser: Bench
     lr: float | None = None
-    _measured: list[dict[str, Any]] = field(default_factory=list)
+    _results: dict[Trial, dict[str, Any]] = field(default_factory=dict)
 
     def tuning(self, method: str, table: Recovery) -> list[Trial]:
         """What is scored on val, at 5 % of the MACs: a trial for each learning rate."""
@@ -98,7 +99,8 @@ class Study:
             return RATES[0]  # not fine-tuned: any will do
         if self.lr is not None:
             return self.lr
-        return max(self.tuning(method, table), key=lambda trial: self.chooser.result(trial)["score"]).lr
+        scores = {trial.lr: self._result(trial)["score"] for trial in self.tuning(method, table)}
+        return max(scores, key=lambda rate: scores[rate])
 
     def trials(self, method: str, table: Recovery, share: float) -> list[Trial]:
         """What is scored on test: a trial for each seed."""
@@ -128,7 +130,7 @@ class Study:
         shares = sorted(SHARES[self.name], reverse=True)
         parts = []
         for table, title in TABLES.items():
-            rows = [["method", "lr", *(f"{share:.2%} of the MACs" for share in shares)]]
+            rows = [["method", "lr", *(f"{100 * share:g} % of the MACs" for share in shares)]]
             for method in methods_of(table):
                 cells = [self._cell(method, table, share) for share in shares]
                 if set(cells) != {"-"}:
@@ -138,21 +140,33 @@ class Study:
         parts.append(f"Ours with one thing changed:\n\n{_markdown(self._ablation())}")
         return "\n\n".join([self._origin(), *parts]) + "\n"
 
+    def record(self) -> str:
+        """Each trial that `tables` looked at, as JSON, a line for each."""
+        kept = ("macs", "score", "seconds", "date", "machine")
+        lines = [
+            json.dumps(asdict(trial) | {key: facts[key] for key in kept})
+            for trial, facts in self._results.items()
+        ]
+        return "[\n" + ",\n".join(lines) + "\n]\n"
+
     def _origin(self) -> str:
         """Command, days and machines of what the tables show."""
-        days = sorted({one["date"] for one in self._measured})
+        days = sorted({one["date"] for one in self._results.values()})
         when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "nothing measured yet"
-        machines = ["; ".join(sorted({one["machine"] for one in self._measured}))] if days else []
+        machines = ["; ".join(sorted({one["machine"] for one in self._results.values()}))] if days else []
         return ", ".join([f"`python -m benchmarks.quality {self.name}`", when, *machines]) + "."
 
     def _found(self, method: str, table: Recovery, share: float) -> Facts | None:
         """The results of a method; None unless all are there."""
         try:
-            found = [self.bench.result(trial) for trial in self.trials(method, table, share)]
+            return [self._result(trial) for trial in self.trials(method, table, share)]
         except OutOfTime:
             return None
-        self._measured += found
-        return found
+
+    def _result(self, trial: Trial) -> dict[str, Any]:
+        bench = self.bench if trial.split == "test" else self.chooser
+        self._results[trial] = bench.result(trial)
+        return self._results[trial]
 
     def _cell(self, method: str, table: Recovery, share: float) -> str:
         facts = self._found(method, table, share)
@@ -173,7 +187,7 @@ class Study:
         rows.append(["nothing", f"{ours[0]['score']:.3f}", ""])
         for change in CHANGES:
             try:
-                facts = self.bench.result(self.changed(change))
+                facts = self._result(self.changed(change))
             except OutOfTime:
                 continue
             rows.append([change, f"{facts['score']:.3f}", _against(ours, [facts])])
@@ -241,7 +255,9 @@ def main() -> None:
     except OutOfTime:
         print("not all trials are done; the same command goes on")
     text = study.tables()
-    (ROOT / "benchmarks" / "results" / f"quality_{given.set}.md").write_text(text, encoding="utf-8")
+    name = ROOT / "benchmarks" / "results" / f"quality_{given.set}"
+    name.with_suffix(".md").write_text(text, encoding="utf-8")
+    name.with_suffix(".json").write_text(study.record(), encoding="utf-8")
     print(text)
 
 

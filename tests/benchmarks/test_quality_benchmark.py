@@ -1,5 +1,6 @@
 """The quality benchmark: every method runs within its budget, results are kept by settings, and they pair."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,10 @@ class Recorded(Bench):
 
     def result(self, trial: Trial) -> dict[str, Any]:
         scores = {"ours": 0.5, "uniform L1": 0.4}
-        told = {"date": f"2026-01-0{1 + trial.seed}", "machine": "a machine, 2 cores"}
+        told = {"date": f"2026-01-0{1 + trial.seed}", "machine": "a machine, 2 cores"} | {
+            "macs": 0.05,
+            "seconds": 1,
+        }
         if trial.method == "dense":
             return {"score": 0.8 + trial.seed / 100, "resampled": [], **told}
         if trial.method not in scores or trial.share != 0.05:
@@ -112,7 +116,8 @@ class Recorded(Bench):
 
 def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    text = quality.Study("hard", bench, bench).tables()
+    study = quality.Study("hard", bench, bench)
+    text = study.tables()
     origin = "`python -m benchmarks.quality hard`, 2026-01-01 to 2026-01-03, a machine, 2 cores.\n"
     assert text.startswith(origin)
     rows = [line for line in text.splitlines() if line.startswith(("| uniform L1", "| ours", "| dense"))]
@@ -123,6 +128,12 @@ def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Pa
         "| ours | 0.004 | - | 0.560 | - |",
         "| uniform L1 | 0.004 | - | 0.460 (-0.100 [-0.100, -0.100]) | - |",
     ]
+    record = json.loads(study.record())
+    assert {(one["method"], one["split"], one["seed"]) for one in record if one["method"] == "dense"} == {
+        ("dense", "test", 0),
+        ("dense", "test", 1),
+    }
+    assert max(one["score"] for one in record if one["method"] == "ours") == pytest.approx(0.56)
 
 
 def test_a_given_rate_serves_every_method_and_val_is_not_asked(tmp_path: Path) -> None:
