@@ -108,7 +108,7 @@ class Trial:
     def overrides(self) -> list[str]:
         """The recipe's keys that this trial sets."""
         keys = {
-            **({} if self.method in (*SELECTIONS, DENSE, TUNED) else PLANNED.get(self.method, OURS)),
+            **{**PLANNED, SCRATCH: OURS}.get(self.method, {}),
             **RECOVERIES[self.recovery],
             **CHANGES.get(self.change, {}),
             "prune.budget.macs": f"{100 * self.share:g}%",
