@@ -38,7 +38,7 @@ DETECTOR = detectors.load(Path(__file__).parents[2] / "weights" / "quickstart.pt
 
 def recipe_of(**sensitivity: Any) -> Recipe:
     settings = {"ratios": RATIOS, "images": 4, "bootstrap": 20} | sensitivity
-    recipe = tiny_recipe(skip=SKIP, criterion="l1")
+    recipe = tiny_recipe(skip=SKIP)
     recipe.data.synthetic = DRAWN
     return replace(recipe, sensitivity=SensitivityConfig(**settings), mode="sensitivity")
 

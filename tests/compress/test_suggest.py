@@ -45,7 +45,7 @@ def found(drops: dict[str, list[tuple[float, float, float]]], graph: Graph = GRA
         for ratio, drop in zip(RATIOS, own, strict=True)
     ]
     start = {
-        "model": "m", "file": "x.pth", "detector": "toy", "criterion": "taylor", "metric": "voc",
+        "model": "m", "file": "x.pth", "detector": "toy", "criterion": "l1", "metric": "voc",
         "label": "mAP (voc)", "split": "train", "count": 64, "seed": 0, "images": "i", "bootstrap": 500,
         "score": [0.8, 0.7, 0.9], "loss": [1.5, 1.0, 2.0],
         "cost": {"macs": 1000, "params": 100, "bytes": 400},
@@ -185,7 +185,7 @@ def capped(folder: Path, *, change: dict[str, Any] | None = None, **prune: Any) 
     groups = [
         {"name": name, "layers": [name], "suggested": value, "cells": []} for name, value in SUGGESTED.items()
     ]
-    record = {"version": 1, "model": fingerprint(DETECTOR), "criterion": "taylor", "groups": groups}
+    record = {"version": 1, "model": fingerprint(DETECTOR), "criterion": "l1", "groups": groups}
     record |= {"label": "mAP (voc)", "score": [0.5, None, None], "ratios": [], "notes": []}
     path = folder / "sensitivity.json"
     path.write_text(json.dumps(record | (change or {})))
@@ -215,10 +215,7 @@ def test_suggestions_cap_the_shares_of_a_plan_and_explicit_caps_win(tmp_path: Pa
     ("change", "message"),
     [
         ({"model": "0"}, r"sensitivity.json was measured on another model \(or other weights of it\) than"),
-        (
-            {"criterion": "fisher"},
-            "was measured with prune.criterion=fisher, this recipe cuts by taylor, which",
-        ),
+        ({"criterion": "fisher"}, "was measured with prune.criterion=fisher, this recipe cuts by l1, which"),
         ({"version": 2}, "is of version 2, this program reads version 1; run mode=sensitivity again"),
         ({"groups": 3}, r"is no sensitivity.json, or a broken one; run mode=sensitivity again"),
         ({"groups": [{"name": "a"}]}, r"is no sensitivity.json, or a broken one"),
