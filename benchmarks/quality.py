@@ -9,9 +9,9 @@ ends it in time, `--tables` only writes benchmarks/results/quality_SET.md and .j
 `--val ours` with other settings, such as `distill.attention=300`, is how ours is tuned.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
-that, another one chooses the learning rates) and trained by the recipe where it is missing; that of seed 1
-says how far two of them are apart. Intervals are paired 95 % bootstrap intervals over the test images, of the
-mean over seeds.
+that, another one chooses the learning rates) and trained by the recipe where it is missing; on the hard set
+that of seed 1 says how far two of them are apart. Intervals are paired 95 % bootstrap intervals over the test
+images, of the mean over seeds.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from benchmarks.trials import (
     CONTROLS,
     DENSE,
     METHODS,
+    NO_MATTER,
     TUNED,
     Bench,
     OutOfTime,
@@ -50,20 +51,42 @@ TABLES: dict[Recovery, str] = {
     "plain": "Each method with plain fine-tuning, ours with its own recovery",
     "ours": "Every method with our recovery",
 }
-# Recipe, what holds val out of the training, and the set whose val chooses the learning rates.
-SETS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "hard": ("recipes/hard.yaml", ("data.test=[val]",), "hard"),
-    "bccd": ("recipes/bccd.yaml", ("data.train=[train]", "data.test=[val]"), "bccd"),
-    "cards": ("recipes/cards.yaml", (), "bccd"),
-}
 Facts = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A data set to compare methods on.
+
+    Attributes:
+        recipe: its file.
+        chooser: the contest whose val chooses the learning rates.
+        tuning: what holds val out of the training.
+        overrides: what every trial sets.
+        dense: dense detectors, trained from as many seeds; the trials start from the first.
+    """
+
+    recipe: str
+    chooser: str
+    tuning: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    dense: int = 1
+
+
+# At 1.25 % of the MACs layers of 16 channels keep 2.
+FINE = ("prune.multiple=2", "prune.largest_cut=1")
+SETS = {
+    "hard": Contest("recipes/hard.yaml", "hard", ("data.test=[val]",), dense=2),
+    "bccd": Contest("recipes/bccd.yaml", "bccd", ("data.train=[train]", "data.test=[val]"), FINE),
+    "cards": Contest("recipes/cards.yaml", "bccd", (), FINE),
+}
 
 
 def bench_of(name: str, overrides: Sequence[str] = (), deadline: float = math.inf) -> Bench:
     """The bench of a data set; `deadline` as of `time.monotonic`."""
-    recipe, tuning, _ = SETS[name]
-    folder = ROOT / "benchmarks" / "results" / "quality" / name
-    return Bench(str(ROOT / recipe), tuple(overrides), tuning, folder, ROOT / "weights", deadline)
+    contest, folder = SETS[name], ROOT / "benchmarks" / "results" / "quality" / name
+    both = (*contest.overrides, *overrides)
+    return Bench(str(ROOT / contest.recipe), both, contest.tuning, folder, ROOT / "weights", deadline)
 
 
 def methods_of(table: Recovery) -> tuple[str, ...]:
@@ -105,7 +128,7 @@ class Study:
     def trials(self, method: str, table: Recovery, share: float) -> list[Trial]:
         """What is scored on test: a trial for each seed."""
         left, recovery, rate = _share(method, share), _recovery(method, table), self.rate(method, table)
-        seeds = (0, 1) if method == DENSE else SEEDS.get(share, (0,))
+        seeds = range(SETS[self.name].dense) if method == DENSE else SEEDS.get(share, (0,))
         return [Trial(method, left, recovery, rate, seed, "test") for seed in seeds]
 
     def changed(self, change: str) -> Trial:
@@ -154,7 +177,11 @@ class Study:
         days = sorted({one["date"] for one in self._results.values()})
         when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "nothing measured yet"
         machines = ["; ".join(sorted({one["machine"] for one in self._results.values()}))] if days else []
-        return ", ".join([f"`python -m benchmarks.quality {self.name}`", when, *machines]) + "."
+        told = (text for text in self.bench.overrides if text not in SETS[self.name].overrides)
+        settings = [text for text in told if text.partition("=")[0] not in NO_MATTER]
+        rate = [] if self.lr is None else [f"--lr {self.lr:g}"]
+        command = " ".join(["python -m benchmarks.quality", self.name, *settings, *rate])
+        return ", ".join([f"`{command}`", when, *machines]) + "."
 
     def _found(self, method: str, table: Recovery, share: float) -> Facts | None:
         """The results of a method; None unless all are there."""
@@ -241,8 +268,9 @@ def main() -> None:
     given = parser.parse_args()
     deadline = -math.inf if given.tables else time.monotonic() + 3600 * given.hours
     bench = bench_of(given.set, given.overrides, deadline)
-    chosen_by = SETS[given.set][2]
-    chooser = bench if chosen_by == given.set else bench_of(chosen_by, (), deadline)
+    chosen_by = SETS[given.set].chooser
+    elsewhere = [text for text in given.overrides if not text.startswith("data.root=")]
+    chooser = bench if chosen_by == given.set else bench_of(chosen_by, elsewhere, deadline)
     study = Study(given.set, bench, chooser, given.lr)
     if given.val:
         for trial in study.tuning(given.val, "ours"):

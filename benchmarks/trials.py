@@ -41,7 +41,7 @@ Recovery = Literal["plain", "ours"]
 
 RESAMPLES = 500
 # Keys that decide where things lie and how fast they come, not what comes.
-_NO_MATTER = ("data.root", "data.workers", "data.cache", "distill.cache")
+NO_MATTER = ("data.root", "data.workers", "data.cache", "distill.cache")
 
 # What our planner is told by each method that it serves.
 OURS = {"prune.criterion": "taylor", "prune.choice": "uniform"}
@@ -174,7 +174,7 @@ class Bench:
         recipe = self.load(trial.split, *trial.overrides)
         detector, (training, test) = self._open(trial.split, trial.seed if trial.method == DENSE else 0)
         texts = [*self._overrides(trial.split), *trial.overrides]
-        settings = {k: v for k, v in given(self.recipe, texts).items() if k not in _NO_MATTER}
+        settings = {k: v for k, v in given(self.recipe, texts).items() if k not in NO_MATTER}
         facts = {"trial": asdict(trial), "dense": fingerprint(detector)[:16], "settings": settings}
         digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
         path = self.folder / f"{digest}.json"
@@ -223,7 +223,8 @@ class Bench:
 
     def _keep(self, trial: Trial, recipe: Recipe, dense: Detector, training: Dataset) -> Keep:
         if trial.method not in SELECTIONS:
-            return plan_round(recipe, 1, dense, training, self.place)[1].keep
+            at_once = replace(recipe, prune=replace(recipe.prune, rounds=1, epochs=None))
+            return plan_round(at_once, 1, dense, training, self.place)[1].keep
         network, image = subject(dense)
         batch = next(calibration_batches(recipe, dense, training, self.place, batch=64))
 

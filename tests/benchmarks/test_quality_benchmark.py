@@ -34,7 +34,7 @@ RECIPE = {
     "train": {"epochs": 1, "batch": 4},
     "finetune": {"epochs": 1, "batch": 4},
     "eval": {"metric": "coco"},
-    "prune": {"multiple": 1, "calibration_images": 8},
+    "prune": {"multiple": 1, "calibration_images": 8, "rounds": 2, "epochs": [1, 1]},
     "distill": {"predictions": 1.0, "attention": 1.0},
 }
 
@@ -102,10 +102,8 @@ class Recorded(Bench):
 
     def result(self, trial: Trial) -> dict[str, Any]:
         scores = {"ours": 0.5, "uniform L1": 0.4}
-        told = {"date": f"2026-01-0{1 + trial.seed}", "machine": "a machine, 2 cores"} | {
-            "macs": 0.05,
-            "seconds": 1,
-        }
+        date = f"2026-01-0{1 + trial.seed}"
+        told = {"date": date, "machine": "a machine, 2 cores", "macs": 0.05, "seconds": 1}
         if trial.method == "dense":
             return {"score": 0.8 + trial.seed / 100, "resampled": [], **told}
         if trial.method not in scores or trial.share != 0.05:
@@ -141,6 +139,14 @@ def test_a_given_rate_serves_every_method_and_val_is_not_asked(tmp_path: Path) -
     study = quality.Study("hard", bench, bench, lr=8e-3)
     assert "| uniform L1 | 0.008 | - | 0.400 (-0.150 [-0.150, -0.150]) | - |" in study.tables()
     assert {trial.split for trial in study.wanted(["ours", "uniform L1"])} == {"test"}
+
+
+def test_the_tables_name_the_settings_that_decide_what_comes(tmp_path: Path) -> None:
+    overrides = [*quality.SETS["bccd"].overrides, "data.root=x", "data.workers=0", "train.precision=fp32"]
+    bench = Recorded("x.yaml", tuple(overrides), (), tmp_path, tmp_path)
+    text = quality.Study("bccd", bench, bench, lr=8e-3).tables()
+    assert text.startswith("`python -m benchmarks.quality bccd train.precision=fp32 --lr 0.008`, ")
+    assert "| dense |  | 0.800 | 0.800 | 0.800 | 0.800 |" in text
 
 
 def test_processes_share_the_trials_and_do_each_of_them_once(tmp_path: Path) -> None:
