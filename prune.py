@@ -36,9 +36,10 @@ def prune(recipe: Recipe, path: str) -> None:
     from compress.report.pictures import take
     from compress.report.write import write_report
     from compress.rounds import Run
+    from compress.run_folder import run_folder
     from compress.schedule import check, plan_round
     from compress.sensitivity.caps import with_caps
-    from compress.session import describe, exported, headline, need_model, open_all, run_folder, terms_of
+    from compress.session import describe, exported, headline, need_model, open_all, terms_of
     from detectors.config import changes
     from detectors.engine.distributed import joined
     from detectors.errors import ConfigError
@@ -80,10 +81,11 @@ def prune(recipe: Recipe, path: str) -> None:
 
 def measure_sensitivity(recipe: Recipe, path: str) -> None:
     """What each layer group bears, measured and said."""
+    from compress.run_folder import run_folder
     from compress.sensitivity.suggest import record_of
     from compress.sensitivity.sweep import DECISIVE, Sweep
     from compress.sensitivity.tables import markdown, write_all
-    from compress.session import describe, headline, need_model, open_all, run_folder
+    from compress.session import describe, headline, need_model, open_all
     from detectors.config import changes
     from detectors.engine.distributed import joined
 

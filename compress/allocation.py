@@ -95,6 +95,18 @@ def check_choice(
         )
 
 
+def check_cuts(graph: Graph, widths: Widths, rules: Rules) -> None:
+    """Raises PlanError for shares by which no group of the first model becomes narrower."""
+    first = rules.first_widths or {}
+    whole = all(group.channels == first.get(group.name, group.channels) for group in graph.groups)
+    if whole and all(widths.get(group.name, group.channels) == group.channels for group in graph.groups):
+        raise PlanError(
+            f"these shares cut nothing: with multiple={rules.multiple}, floor={rules.floor}, largest_cut="
+            f"{rules.largest_cut} and {len(widths)} of {len(graph.groups)} groups free to shrink, none has a "
+            "narrower width to go to; raise the shares, lower prune.multiple, or skip fewer layers"
+        )
+
+
 def ratio_widths(graph: Graph, ratio: float, rules: Rules) -> Widths:
     """Every group loses floor(ratio * n) channels, as in 2018, rounded up to the next width allowed."""
     check_globs(graph, "prune.caps", rules.caps, rules)
@@ -111,17 +123,25 @@ def layer_ratio_widths(graph: Graph, ratios: Mapping[str, float], rules: Rules) 
         rules: what every plan keeps to.
 
     Raises:
-        PlanError: a glob that matches no layer, or only such as are never cut.
+        PlanError: a glob that matches no layer, or only such as are never cut or as globs before it take.
     """
     for key, globs in (("prune.ratios", ratios), ("prune.caps", rules.caps)):
         check_globs(graph, key, globs, rules)
     for pattern, ratio in ratios.items():
         _check_ratio(f"prune.ratios: {pattern!r}: ", ratio)
-    widths = {}
-    for group in selectable(graph, rules.skip):
-        ratio = next((ratio for pattern, ratio in ratios.items() if names(pattern, group)), 0.0)
-        widths[group.name] = _left(group, ratio, rules)
-    return widths
+    free = selectable(graph, rules.skip)
+    matching = {group.name: [glob for glob in ratios if names(glob, group)] for group in free}
+    for pattern in ratios:
+        before = next((found[0] for found in matching.values() if pattern in found), pattern)
+        if before != pattern and all(found[0] != pattern for found in matching.values() if found):
+            raise PlanError(
+                f"prune.ratios: {pattern!r} decides nothing: {before!r}, which stands before it, names its "
+                "layers too, and the first glob that matches counts; write the narrower one first"
+            )
+    return {
+        group.name: _left(group, ratios[matching[group.name][0]] if matching[group.name] else 0.0, rules)
+        for group in free
+    }
 
 
 def uniform_widths(

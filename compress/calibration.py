@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from compress.compensate import Lengths, compensated
+from compress.compensate import Lengths, compensated, mendable
 from compress.cost import subject
 from compress.criteria import CRITERIA
 from compress.evidence import Evidence, gather, moments
@@ -35,15 +35,28 @@ _AT_ONCE = 2**22
 
 
 def calibration_batches(
-    recipe: Recipe, detector: Detector, training: Dataset, place: Place, batch: int | None = None
+    recipe: Recipe,
+    detector: Detector,
+    training: Dataset,
+    place: Place,
+    batch: int | None = None,
+    *,
+    boxes: bool = False,
 ) -> Iterator[Batch]:
     """Plain training images, the same in every process: so all measure the same.
+
+    Args:
+        recipe: how many, and which.
+        detector: that they are resized for.
+        training: images to choose from.
+        place: this process.
+        batch: images in each; None: as in fine-tuning, and two at least, for batch norms.
+        boxes: whether they are worth nothing without.
 
     Raises:
         DataError: none of them has a box.
     """
-    wanted = min(recipe.prune.calibration_images, len(training))
-    size = min(wanted, batch or recipe.finetune.batch)
+    wanted, size = _calibration_images(recipe, training, batch)
     loader = train_loader(
         training,
         size=detector.size,
@@ -52,15 +65,26 @@ def calibration_batches(
         seed=recipe.finetune.seed,
         workers=recipe.data.workers,
     )
-    boxes = 0
-    for found in islice(loader.epoch(0), max(1, wanted // size)):
-        boxes += sum(len(target.labels) for target in found.targets)
-        yield found.to(place.device)
-    if boxes == 0:
+    seen = labelled = 0
+    for found in islice(loader.epoch(0), math.ceil(wanted / size)):
+        part = found.first(wanted - seen)
+        seen += len(part.targets)
+        labelled += sum(len(target.labels) for target in part.targets)
+        yield part.to(place.device)
+    if boxes and labelled == 0:
         raise DataError(
             f"none of the {wanted} calibration images has a labelled box; raise prune.calibration_images, or "
             "draw others with finetune.seed"
         )
+
+
+def _calibration_images(recipe: Recipe, training: Dataset, batch: int | None = None) -> tuple[int, int]:
+    """How many images are measured on, and how many at a time."""
+    wanted = min(recipe.prune.calibration_images, len(training))
+    size = min(wanted, batch or max(2, recipe.finetune.batch))
+    # A last one would be alone in its batch, in which a batch norm cannot tell the variance of a map of 1x1.
+    alone = size > 1 and wanted % size == 1
+    return wanted - alone, size
 
 
 def evidence_of(
@@ -80,12 +104,11 @@ def evidence_of(
     size = 1 if regroups(detector, graph, first, seed=seed) else None
 
     def shown() -> Iterator[Batch]:
-        count = min(recipe.prune.calibration_images, len(training))
-        batch = size or min(count, recipe.finetune.batch)
+        count, batch = _calibration_images(recipe, training, size)
         with steps(
-            f"scoring by {recipe.prune.criterion}", max(1, count // batch), show=place.leads
+            f"scoring by {recipe.prune.criterion}", math.ceil(count / batch), show=place.leads
         ) as report:
-            for found in calibration_batches(recipe, detector, training, place, size):
+            for found in calibration_batches(recipe, detector, training, place, size, boxes=True):
                 yield found
                 report(f"{count} images", images=len(found.targets))
 
@@ -132,8 +155,9 @@ def recalibrated(
             found = moments(watched.network, read, batches(), run)
     if settings.compensate != "none" and cut:
         way = "refit" if settings.compensate == "reconstruct" else settings.compensate
+        mended = {member.layer for _, member, _ in mendable(network, graph, keep, way, renewed=renewed)}
         network = compensated(network, graph, keep, found, way, renewed=renewed)
-        facts["compensated"] = sorted({layer for _, layer in found})
+        facts["compensated"] = sorted(mended)
     if renewed and cut:
         network = copied(network, lambda tensor: tensor)
         facts["scales"] = lengths.restore(network)

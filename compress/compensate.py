@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.evidence import Moments
-from compress.groups import Graph, Group
+from compress.groups import Graph, Group, Member
 from compress.inputs import copied
 from compress.probe import Keep, removals
 from compress.taps import channel_places, consumers
@@ -50,19 +50,29 @@ def compensated(
         renewed: whether batch norm statistics will be measured anew.
     """
     result = copied(model, lambda tensor: tensor)
+    for group, member, constant in mendable(model, graph, keep, way, renewed=renewed):
+        layer = result.get_submodule(member.layer)
+        found = moments[group.name, member.layer]
+        weights, offsets = _regression(found, list(keep[group.name]), way, constant=constant)
+        _fold(layer, channel_places(member), weights, offsets, _coverage(layer, found.maps))
+    return result
+
+
+def mendable(
+    model: nn.Module, graph: Graph, keep: Keep, way: Way, *, renewed: bool
+) -> Iterator[tuple[Group, Member, bool]]:
+    """The consumers that `compensated` can help, each with its group and whether it takes a constant.
+
+    Left out are grouped convolutions, of which every part reads other channels under the same number, and for
+    the mean alone layers that have nowhere to put it.
+    """
     normed = before_batch_norm(model, graph) if renewed else set()
     for group in graph.groups:
-        if group.name not in keep:
-            continue
-        for member in consumers(group):
-            layer = result.get_submodule(member.layer)
-            if getattr(layer, "groups", 1) > 1:
-                continue  # every convolution group reads other channels of this one under the same number
+        for member in consumers(group) if group.name in keep else []:
+            layer = model.get_submodule(member.layer)
             constant = getattr(layer, "bias", None) is not None or member.layer in normed
-            found = moments[group.name, member.layer]
-            weights, offsets = _regression(found, list(keep[group.name]), way, constant=constant)
-            _fold(layer, channel_places(member), weights, offsets, _coverage(layer, found.maps))
-    return result
+            if getattr(layer, "groups", 1) == 1 and (constant or way == "refit"):
+                yield group, member, constant
 
 
 class Lengths:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Literal, TypeAlias, cast
 
+import torch
 from torch import Tensor, nn
 
-from compress.allocation import allocate, check_choice
+from compress.allocation import allocate, check_choice, check_cuts
 from compress.budget import Budget, parse_budget
 from compress.cost import Cost, cost_of_layers
 from compress.criteria import CRITERIA
@@ -16,7 +17,7 @@ from compress.groups import Graph, Group
 from compress.inputs import Inputs
 from compress.latency.engines import Stopwatch
 from compress.latency.plan import Course, fitted
-from compress.plan import Plan, Rules, plan_of
+from compress.plan import Plan, Rules, plan_of, selectable
 from compress.pricing import PRICES, Price
 from compress.surgery import masked
 from detectors.errors import PlanError
@@ -81,18 +82,28 @@ def make_plan(
     a budget in milliseconds needs a `course`.
     """
     check_choice(budget, choice=choice, order=order, ratio=ratio, ratios=ratios)
+    check_order(order, criterion)
     score, found = CRITERIA[criterion], cache(evidence)
+
+    def scored(model: nn.Module, group: Group) -> Tensor:
+        values = score(model, group, found())
+        if not bool(torch.isfinite(values).all()):
+            raise PlanError(
+                f"{criterion} gives {group.name} a score that is not finite: no ranking would mean anything; "
+                "check checkpoint and data, or take another criterion"
+            )
+        return values
 
     groups = {group.name: group for group in graph.groups}
     # Corrected plans ask again and again.
-    score_of = cache(lambda name: score(network, groups[name], found()))
+    score_of = cache(lambda name: scored(network, groups[name]))
 
     def all_scores() -> dict[str, Tensor]:
-        return {name: score_of(name) for name in groups}
+        return {group.name: score_of(group.name) for group in selectable(graph, rules.skip)}
 
     def scores(group: Group, keep: dict[str, tuple[int, ...]]) -> Tensor:
         if order == "sequential" and keep:
-            return score(masked(network, graph, keep), group, found())
+            return scored(masked(network, graph, keep), group)
         return score_of(group.name)
 
     def made(limits: Budget, allowed: Rules, prices: Mapping[str, Price]) -> Plan:
@@ -107,12 +118,23 @@ def make_plan(
             comparable=score.comparable,
             prices=prices,
         )
+        if not budget.given:
+            check_cuts(graph, widths, allowed)
         return plan_of(graph, widths, scores)
 
     if budget.latency is None:
         return made(budget, rules, PRICES)
     assert course is not None, "a budget in milliseconds is planned by the clock"
     return fitted(course, budget, rules, made)
+
+
+def check_order(order: str, criterion: str) -> None:
+    """Raises PlanError for an order that a criterion would not follow."""
+    if order == "sequential" and CRITERIA[criterion].needs:
+        raise PlanError(
+            f"prune.order=sequential scores weights anew after each layer, and {criterion} looks at data "
+            "measured before; write prune.order=parallel, or take a criterion of weights alone, such as l1"
+        )
 
 
 def limits_of(budget: Mapping[str, str | float] | None, cost: Cost) -> Budget:

@@ -3,9 +3,15 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+from detectors.geometry import BATCH_NORMS
+from detectors.modes import several_values
+
+BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 @torch.no_grad()
@@ -39,7 +45,11 @@ def batch_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
-    """While active, every batch norm normalises by the batch at hand and keeps the mean over the batches."""
+    """While active, every batch norm normalises by the batch at hand and keeps the mean over the batches.
+
+    Raises:
+        ConfigError: a single image is all there is, and a map of it a single value.
+    """
     norms = _norms(model)
     before = [(norm.momentum, norm.training) for norm in norms]
     for norm in norms:
@@ -47,15 +57,13 @@ def measuring(model: nn.Module) -> Iterator[None]:
         norm.momentum = None  # a cumulative mean: every batch counts the same
         norm.training = True  # not train(), which a frozen batch norm ignores
     try:
-        yield
+        with several_values("raise prune.calibration_images to 2 or more"):
+            yield
     finally:
         for norm, (momentum, training) in zip(norms, before, strict=True):
             norm.momentum, norm.training = momentum, training
 
 
-def _norms(model: nn.Module) -> list[nn.BatchNorm2d]:
-    return [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats
-    ]
+def _norms(model: nn.Module) -> list[BatchNorm]:
+    norms = (module for module in model.modules() if isinstance(module, BATCH_NORMS))
+    return [norm for norm in norms if norm.track_running_stats]

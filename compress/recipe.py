@@ -80,7 +80,8 @@ class PruneConfig:
     )
     order: Literal["parallel", "sequential"] = setting(
         "parallel",
-        "sequential: score each layer on weights already narrowed by the layers before it (uniform only)",
+        "sequential: score each layer on weights already narrowed by the layers before it (uniform only, and "
+        "criteria of weights alone)",
     )
     skip: list[str] = setting([], "globs of layers to keep whole, such as backbone.features.0 or extras.*")
     multiple: int = setting(8, "widths are multiples of this")

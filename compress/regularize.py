@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.cost import subject
 from compress.graph import trace
 from detectors.engine.terms import Seen
 from detectors.errors import ConfigError
+from detectors.geometry import BATCH_NORMS
 from detectors.models.base import Detector
 
 
@@ -48,7 +49,7 @@ def sparsity(detector: Detector, weight: float) -> Sparsity:
     for group in trace(network, inputs).groups:
         for member in group.members:
             module = network.get_submodule(member.layer)
-            if isinstance(module, nn.BatchNorm2d) and module.affine:
+            if isinstance(module, BATCH_NORMS) and module.affine:
                 found.setdefault(f"network.{member.layer}", []).append(member.positions)
     if not found:
         raise ConfigError(

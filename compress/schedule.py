@@ -16,7 +16,7 @@ from compress.groups import Graph
 from compress.latency.engines import Stopwatch
 from compress.latency.plan import Course, check_latency
 from compress.plan import Plan, Rules
-from compress.planning import make_plan
+from compress.planning import check_order, make_plan
 from compress.reach import check_reachable, smallest_cost
 from compress.recipe import BudgetConfig, PruneConfig, Recipe
 from detectors.data import Dataset
@@ -37,6 +37,7 @@ def check(
     graph = trace(*subject(detector))
     if settings.stop_below is not None:
         least_score(settings.stop_below, 1.0)
+    check_order(settings.order, settings.criterion)
     first = cost_of_layers(graph.layers)
     _check_rounds(settings, first, graph)
     watch = stopwatch or stopwatch_of(recipe)

@@ -1,7 +1,6 @@
-"""From a recipe to the objects that a command works on: detector, data, loaders, score, run folder."""
+"""From a recipe to the objects that a command works on: detector, data, loaders, score."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,32 +14,20 @@ from compress.export import Dense, export
 from compress.recipe import Recipe
 from compress.regularize import sparsity
 from detectors.checkpoint import is_ours, parse, read
-from detectors.config import dump, load, values_of
 from detectors.data import AUGMENTATIONS, DATASETS, Dataset, Split, outcomes_of
 from detectors.data import build as build_data
 from detectors.data.loader import TrainLoader, class_counts, eval_loader, train_loader
-from detectors.engine.distributed import Place, wait
+from detectors.engine.distributed import Place
 from detectors.engine.terms import Term
-from detectors.errors import ConfigError, DataError, RunError, UnknownClassError, sentence, some
+from detectors.errors import ConfigError, DataError, UnknownClassError, sentence, some
 from detectors.evaluation import METRICS
 from detectors.evaluation.run import Predictions, Score, predictions, score
-from detectors.files import held, write_text
 from detectors.loading import LEFT_OUT, class_difference, detector_in, load_backbone
 from detectors.loading import load as load_detector
 from detectors.models import DETECTORS, build
 from detectors.models.base import Detector
 from detectors.registry import join
 from detectors.settings import TrainConfig
-
-# These change how fast a run goes, never what it gives, so a run may be resumed with others.
-_FREE = {
-    "data": ("workers", "cache"),
-    "eval": ("batch",),
-    "train": ("save_every",),
-    "finetune": ("save_every",),
-    # Finished cells stay what they are.
-    "sensitivity": ("ratios", "tolerance"),
-}
 
 
 def open_all(recipe: Recipe, splits: Sequence[Split], place: Place) -> tuple[Detector, list[Dataset]]:
@@ -198,34 +185,6 @@ def scored(recipe: Recipe, detector: Detector, found: Predictions) -> Score:
     )
 
 
-@contextmanager
-def run_folder(recipe: Recipe, default: Path, sections: Sequence[str], place: Place) -> Iterator[Path]:
-    """The folder of a run, held against other processes, with its recipe in it.
-
-    Args:
-        recipe: `out` names the folder.
-        default: the folder where `out` is null.
-        sections: the parts of the recipe that decide what this run gives, or single keys of them.
-        place: only the leading process locks and writes.
-
-    Raises:
-        RunError: the folder is held, cannot be written, or is of a run with other settings.
-    """
-    folder = Path(recipe.out) if recipe.out else default
-    if not place.leads:
-        wait(place)
-        yield folder
-        return
-    with held(folder):
-        saved = folder / "recipe.yaml"
-        if saved.exists():
-            _check_same(load(Recipe, saved), recipe, sections, folder)
-        else:
-            write_text(saved, dump(recipe))
-        wait(place)
-        yield folder
-
-
 def exported(recipe: Recipe, folder: Path, saved: Sequence[str]) -> list[str]:
     """Writes the saved detectors of a folder as ONNX where the recipe wants that; the names of the files.
 
@@ -282,16 +241,3 @@ def _options(recipe: Recipe) -> dict[str, Any]:
         if key in recipe.detector.options:
             raise ConfigError(f"detector.options.{key} is no option; set detector.name, data.classes")
     return {**given, **recipe.detector.options}
-
-
-def _check_same(saved: Recipe, recipe: Recipe, sections: Sequence[str], folder: Path) -> None:
-    before, now = values_of(saved), values_of(recipe)
-    for key in sorted(before.keys() | now.keys()):
-        section, _, name = key.partition(".")
-        decides = section in sections or key in sections
-        if not decides or name in _FREE.get(section, ()) or before.get(key) == now.get(key):
-            continue
-        raise RunError(
-            f"{folder} holds a run with {key}={before.get(key)}, this recipe says {now.get(key)}; "
-            "give this run its own folder with out=PATH, or delete the folder to start over"
-        )

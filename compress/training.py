@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compress.export import need_packages
 from compress.recipe import Recipe
+from compress.run_folder import run_folder
 from compress.session import (
     describe,
     exported,
@@ -13,7 +14,6 @@ from compress.session import (
     loader_of,
     open_all,
     predictions_of,
-    run_folder,
     scored,
     terms_of,
 )

@@ -1,9 +1,11 @@
-"""Evaluation mode for the length of a block."""
+"""Modes of modules for the length of a block, and what torch refuses in one of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
+from detectors.errors import ConfigError
 
 
 @contextmanager
@@ -20,3 +22,21 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def several_values(advice: str) -> Iterator[None]:
+    """Says in a line what torch says in a traceback: that a batch norm sees one value of each channel.
+
+    Raises:
+        ConfigError: a batch of one image, of which a batch norm sees a map of a single value.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            "a batch of one image has a map of 1x1 here, of which a batch norm cannot tell the variance; "
+            f"{advice}"
+        ) from None

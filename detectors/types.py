@@ -138,6 +138,10 @@ class Batch:
         images = self.images.to(device, non_blocking=True)
         return Batch(images, [target.to(device) for target in self.targets], self.sizes, self.indices)
 
+    def first(self, count: int) -> "Batch":
+        """The same with so many images at most."""
+        return Batch(self.images[:count], self.targets[:count], self.sizes[:count], self.indices[:count])
+
 
 @dataclass(frozen=True)
 class Detections:

@@ -37,7 +37,9 @@ class TrainLoader:
 
         Images are float32 in 0..1 at the size of the loader; boxes are in pixels of these images. Of
         several ranks each gets its part of every batch; the last one is filled up from the start of the
-        epoch's order until it can be shared out evenly. One epoch at a time: asking for the next ends it.
+        epoch's order until it can be shared out evenly, and until no rank has a single image where it has
+        more of other batches: of one image a batch norm may not be able to tell a variance. One epoch at a
+        time: asking for the next ends it.
 
         Raises:
             DataError: an image is broken.
@@ -47,12 +49,18 @@ class TrainLoader:
         count = len(self._samples.dataset)
         generator = torch.Generator().manual_seed(stable_seed(self._samples.seed, epoch))
         order = torch.randperm(count, generator=generator).tolist()
-        order += [order[i % count] for i in range(-count % self._world)]
+        order += [order[i % count] for i in range(self._short(count))]
         whole = [order[start : start + self._batch] for start in range(0, len(order), self._batch)]
         own = [[(epoch, index) for index in part[self._rank :: self._world]] for part in whole]
         self._plan.batches = own[first_step:]
         # iter() now, so that the workers begin, and with this plan, before the first batch is asked for.
         return map(unpack, iter(self._loader))
+
+    def _short(self, count: int) -> int:
+        """How many samples the last batch of an epoch lacks."""
+        last = (count - 1) % self._batch + 1
+        each = max(math.ceil(last / self._world), min(2, self._batch // self._world))
+        return each * self._world - last
 
 
 def train_loader(

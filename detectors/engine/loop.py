@@ -23,6 +23,7 @@ from detectors.engine.terms import Term, losses_of, settings_of
 from detectors.errors import CheckpointError, Interrupted, RunError, TrainingError, counted
 from detectors.memory_format import to_channels_last
 from detectors.models.base import Detector
+from detectors.modes import several_values
 from detectors.settings import TrainConfig
 from detectors.types import Batch
 
@@ -82,6 +83,7 @@ def fit(
         For each epoch its number, mean loss terms, learning rate and seconds.
 
     Raises:
+        ConfigError: batches of one image that a batch norm cannot train on.
         TrainingError: a loss or weight that is not finite; the state file then holds the last good epoch.
         Interrupted: SIGINT or SIGTERM came; the state file holds the step it came at.
     """
@@ -116,7 +118,8 @@ def fit(
                     # trains on.
                     torch.manual_seed(stable_seed(settings.seed, progress.epoch, progress.step, place.rank))
                     try:
-                        values = _step(compute, batch.to(place.device), optimizer, settings, place)
+                        with several_values("raise `batch` to 2 or more for each process"):
+                            values = _step(compute, batch.to(place.device), optimizer, settings, place)
                     except FloatingPointError as error:
                         where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
                         raise TrainingError(f"{error} at {where}; {_last_good(state_file)}") from None

@@ -229,6 +229,12 @@ def test_calibration_images_without_boxes_are_one_line_and_spoil_no_file(
     assert "none of the 1 calibration images has a labelled box; raise prune.calibration_images" in error
     assert before.items() <= files_in(finished).items()
     assert not (finished / "new/slim.pth").exists()
+    if dry_run == "false":  # what the message says to do is done in the same folder, and scores nothing anew
+        started = (finished / "new/ledger.jsonl").read_text()
+        more = (*few, "prune.calibration_images=40", "prune.rounds=1", "finetune.epochs=0")
+        assert run(finished, "prune.py", "tiny.yaml", MODEL, *drawn, *more).code == 0
+        assert (finished / "new/ledger.jsonl").read_text().startswith(started)
+        assert "calibration_images: 40" in (finished / "new/recipe.yaml").read_text()
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "fisher", "column_subset"])

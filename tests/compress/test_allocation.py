@@ -41,8 +41,15 @@ def test_of_the_globs_that_match_the_first_one_written_counts_and_the_rest_stays
             assert removed == group.channels // 4
         else:
             assert removed == 0
-    turned = layer_ratio_widths(graph(), dict(reversed(ratios.items())), FREE)
-    assert turned["backbone.features.0"] == 12
+
+
+def test_a_glob_that_decides_nothing_behind_others_is_named() -> None:
+    message = (
+        r"prune\.ratios: 'backbone\.features\.0' decides nothing: 'backbone\.\*', which stands before it, "
+        "names its layers too, and the first glob that matches counts; write the narrower one first"
+    )
+    with pytest.raises(PlanError, match=message):
+        layer_ratio_widths(graph(), {"backbone.*": 0.25, "backbone.features.0": 0.5}, FREE)
 
 
 def test_a_glob_may_name_a_norm_or_any_of_the_layers_that_are_tied() -> None:

@@ -1,12 +1,14 @@
 """Scores by hand: filters, layers that make a channel together, and the layout of transposed filters."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from toys import Concat, ConvNorm, Depthwise, Flattened, Residual, ThreeConvs, Transposed, inputs, made
 
+import compress
 from compress.criteria import CRITERIA
 from compress.criteria.subset import subset_gains
 from compress.evidence import Evidence, Moments
@@ -123,6 +125,22 @@ def test_the_scale_of_the_norm_behind_a_channel_is_its_score() -> None:
 def test_a_network_without_batch_norm_is_told_so() -> None:
     with pytest.raises(PlanError, match=r"bn_scale: no batch norm .* behind stem; .* such as l1"):
         CRITERIA["bn_scale"](made(Residual), group_of(made(Residual), "stem"))
+
+
+@pytest.mark.parametrize("choice", ["uniform", "global", "knapsack"])
+def test_a_layer_that_a_criterion_cannot_serve_may_be_skipped(choice: Any) -> None:
+    class HalfNormed(ConvNorm):
+        def __init__(self) -> None:
+            super().__init__()
+            self.b_norm = nn.Identity()
+
+    model, budget = made(HalfNormed), {"macs": "80%"}
+    with pytest.raises(PlanError, match=r"behind b; skip that layer \(prune\.skip\)"):
+        compress.prune_module(model, inputs(), budget=budget, multiple=1, criterion="bn_scale", choice=choice)
+    slim = compress.prune_module(
+        model, inputs(), budget=budget, multiple=1, criterion="bn_scale", choice=choice, skip=("b",)
+    )
+    assert slim.a.out_channels < model.a.out_channels
 
 
 def test_random_scores_hang_on_seed_and_group_alone() -> None:

@@ -194,6 +194,27 @@ def test_a_loss_that_cannot_be_scored_on_is_one_line(how: Any, message: str) -> 
         )
 
 
+@pytest.mark.parametrize("choice", ["uniform", "global", "knapsack"])
+@pytest.mark.parametrize("criterion", DATA_DRIVEN)
+def test_scores_that_are_not_finite_are_one_line(criterion: str, choice: Any) -> None:
+    def zero(model: nn.Module, batch: Tensor) -> Tensor:
+        return (model(batch).sum() * 0).sqrt()  # finite, but its gradient is none
+
+    with pytest.raises(
+        PlanError, match=f"{criterion} gives a a score that is not finite: .*; check checkpoint"
+    ):
+        compress.prune_module(
+            made(ThreeConvs),
+            inputs(),
+            budget={"macs": "50%"},
+            multiple=1,
+            criterion=criterion,
+            choice=choice,
+            loss=zero,
+            batches=[images()],
+        )
+
+
 def test_settings_are_checked_before_anything_is_scored() -> None:
     def never(model: nn.Module, batch: Tensor) -> Tensor:
         raise AssertionError("scored")

@@ -225,6 +225,29 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict, message
         make_plan(network(), graph(), budget, Rules(), **settings)
 
 
+@pytest.mark.parametrize(
+    ("shares", "rules"),
+    [
+        ({"ratio": 0.5}, Rules(multiple=500)),
+        ({"ratio": 0.5}, Rules(skip=("*",))),
+        ({"ratios": {"*": 0.001}}, Rules(multiple=1)),
+    ],
+)
+def test_shares_that_cut_nothing_are_refused(shares: dict, rules: Rules) -> None:
+    with pytest.raises(
+        PlanError, match=r"these shares cut nothing: with multiple=\d+, floor=0.05, .*; raise"
+    ):
+        make_plan(network(), graph(), Budget(), rules, **shares)
+
+
+def test_a_later_round_may_find_nothing_more_to_cut() -> None:
+    first = {group.name: 4 * group.channels for group in graph().groups}
+    plan = make_plan(
+        network(), graph(), Budget(), Rules(multiple=1, floor=0.25, first_widths=first), ratio=0.5
+    )
+    assert plan.keep == {}
+
+
 def test_a_skip_that_matches_nothing_names_the_nearest_layers() -> None:
     with pytest.raises(PlanError, match=r"prune\.skip: no layer matches 'backbone\.feature\.0'") as caught:
         uniform_widths(graph(), Budget(macs=1), Rules(skip=("backbone.feature.0",)))

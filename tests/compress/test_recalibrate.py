@@ -6,6 +6,7 @@ from torch import nn
 from toys import ConvNorm, ThreeConvs, made
 
 from compress.recalibrate import batch_norm_statistics
+from detectors.errors import ConfigError
 
 
 def batches(count: int, size: int = 4) -> list[torch.Tensor]:
@@ -60,6 +61,24 @@ def test_momentum_is_put_back_and_only_statistics_change() -> None:
     assert not any(module.training for module in model.modules())
     assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", [nn.SyncBatchNorm, nn.BatchNorm1d])
+def test_batch_norms_of_all_kinds_are_measured(kind: type[nn.BatchNorm1d]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(2), kind(4)).eval()
+    images = batches(3)
+    assert batch_norm_statistics(model, images) == 1
+    with torch.no_grad():
+        expected = model[0](torch.cat(images)).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(model[2].running_mean, expected)
+
+
+def test_a_single_value_of_each_channel_is_one_line() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
+    assert batch_norm_statistics(model, batches(1, size=2)) == 1
+    message = "a batch of one image has a map of 1x1 here, .*; raise prune.calibration_images to 2 or more"
+    with pytest.raises(ConfigError, match=message):
+        batch_norm_statistics(model, batches(2, size=1))
 
 
 def test_without_batch_norm_no_batch_is_read() -> None:

@@ -127,6 +127,18 @@ def test_ranks_share_out_the_batches_of_one_process(world, batch):
             assert sorted(seen) == sorted(expected)
 
 
+@pytest.mark.parametrize(("world", "batch", "last"), [(1, 5, 2), (1, 1, 1), (2, 10, 4), (2, 2, 2)])
+def test_no_image_is_left_alone_in_a_last_batch(world, batch, last):
+    ranks = [
+        train_loader(drawn(), size=(16, 16), batch=batch, augment="none", seed=0, rank=rank, world=world)
+        for rank in range(world)
+    ]
+    steps = [[batch.indices for batch in rank.epoch(0)] for rank in ranks]
+    assert sum(len(rank[-1]) for rank in steps) == last
+    seen = {index for rank in steps for step in rank for index in step}
+    assert seen == set(range(11))
+
+
 @pytest.mark.parametrize(("difficult", "labels"), [(False, [0]), (True, [0, 1])])
 def test_crowds_are_never_and_difficult_boxes_only_on_request_trained_on(difficult, labels):
     train = train_loader(Flagged(), size=(20, 20), batch=2, augment="none", seed=0, difficult=difficult)
