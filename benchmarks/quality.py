@@ -148,7 +148,7 @@ class Study:
             yield from map(self.changed, tuple(CHANGES)[part::parts])
 
     def tables(self) -> str:
-        """All results as Markdown; what has not been run is a dash."""
+        """All results as Markdown; what has not been run is a dash, or a table that is not there."""
         self.bench.deadline = self.chooser.deadline = -math.inf  # only what is there
         shares = sorted(SHARES[self.name], reverse=True)
         parts = []
@@ -159,9 +159,11 @@ class Study:
                 if set(cells) != {"-"}:
                     rate = "" if method == DENSE else f"{self.rate(method, table):g}"
                     rows.append([method, rate, *cells])
-            parts.append(f"{title}:\n\n{_markdown(rows)}")
-        parts.append(f"Ours with one thing changed:\n\n{_markdown(self._ablation())}")
-        return "\n\n".join([self._origin(), *parts]) + "\n"
+            parts.append((title, rows))
+        parts.append(("Ours with one thing changed", self._ablation()))
+        # Heading and ours alone compare nothing.
+        shown = [f"{title}:\n\n{_markdown(rows)}" for title, rows in parts if len(rows) > 2]
+        return "\n\n".join([self._origin(), *shown]) + "\n"
 
     def record(self) -> str:
         """Each trial that `tables` looked at, as JSON, a line for each."""
