@@ -37,7 +37,6 @@ def check(
     graph = trace(*subject(detector))
     if settings.stop_below is not None:
         least_score(settings.stop_below, 1.0)
-    check_order(settings.order, settings.criterion)
     first = cost_of_layers(graph.layers)
     _check_rounds(settings, first, graph)
     watch = stopwatch or stopwatch_of(recipe)
@@ -54,6 +53,7 @@ def check(
             ratio=settings.ratio,
             ratios=settings.ratios,
         )
+    check_order(settings.order, settings.criterion)
     if place is not None and not place.leads:
         return  # timed at once, the processes would slow each other
     network, inputs = subject(detector)
