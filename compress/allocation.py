@@ -131,13 +131,14 @@ def layer_ratio_widths(graph: Graph, ratios: Mapping[str, float], rules: Rules) 
         _check_ratio(f"prune.ratios: {pattern!r}: ", ratio)
     free = selectable(graph, rules.skip)
     matching = {group.name: [glob for glob in ratios if names(glob, group)] for group in free}
-    for pattern in ratios:
-        before = next((found[0] for found in matching.values() if pattern in found), pattern)
-        if before != pattern and all(found[0] != pattern for found in matching.values() if found):
-            raise PlanError(
-                f"prune.ratios: {pattern!r} decides nothing: {before!r}, which stands before it, names its "
-                "layers too, and the first glob that matches counts; write the narrower one first"
-            )
+    deciding = {globs[0] for globs in matching.values() if globs}
+    for first, *others in filter(None, matching.values()):
+        for pattern in others:
+            if pattern not in deciding:
+                raise PlanError(
+                    f"prune.ratios: {pattern!r} decides nothing: {first!r}, which stands before it, names "
+                    "its layers too, and the first glob that matches counts; write the narrower one first"
+                )
     return {
         group.name: _left(group, ratios[matching[group.name][0]] if matching[group.name] else 0.0, rules)
         for group in free

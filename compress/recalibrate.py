@@ -3,15 +3,12 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from detectors.geometry import BATCH_NORMS
 from detectors.modes import several_values
-
-BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 @torch.no_grad()
@@ -64,6 +61,6 @@ def measuring(model: nn.Module) -> Iterator[None]:
             norm.momentum, norm.training = momentum, training
 
 
-def _norms(model: nn.Module) -> list[BatchNorm]:
+def _norms(model: nn.Module) -> list[BATCH_NORMS]:
     norms = (module for module in model.modules() if isinstance(module, BATCH_NORMS))
     return [norm for norm in norms if norm.track_running_stats]
