@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 import torch
 
+from benchmarks.answers import Remembered
 from benchmarks.main_job import machine
 from benchmarks.peers import SELECTIONS, plan_for, selected
 from compress.calibration import calibration_batches, recalibrated
 from compress.cost import cost_of, subject
+from compress.distill import Distillation
 from compress.graph import trace
 from compress.probe import Keep
 from compress.pruning import carry_out
@@ -30,7 +32,6 @@ from detectors.config import given, load
 from detectors.data import Dataset
 from detectors.engine.distributed import Place
 from detectors.engine.loop import fit
-from detectors.engine.terms import Term
 from detectors.evaluation import METRICS
 from detectors.evaluation.bootstrap import resamples
 from detectors.models import build
@@ -138,7 +139,6 @@ class Bench:
     models: Path
     deadline: float = math.inf
     _opened: dict[tuple[str, int], tuple[Detector, list[Dataset]]] = field(default_factory=dict)
-    _terms: dict[str, Term] = field(default_factory=dict)
 
     @cached_property
     def place(self) -> Place:
@@ -247,8 +247,11 @@ class Bench:
         settings = replace(recipe.finetune if state is None else recipe.train, epochs=epochs)
         loader = loader_of(recipe, settings, training, detector, self.place)
         terms = terms_of(recipe, settings, detector, teacher=teacher)
-        # A teacher of the same settings, itself among them, has answers in its cache from earlier trials.
-        terms = tuple(self._terms.setdefault(f"{term.settings} {term.layers}", term) for term in terms)
+        answers = self.folder / "answers"
+        terms = tuple(
+            Remembered(term, recipe.distill, answers) if isinstance(term, Distillation) else term
+            for term in terms
+        )
         if state is not None:
             state.parent.mkdir(parents=True, exist_ok=True)
         fit(detector, loader, settings, place=self.place, terms=terms, state_file=state)

@@ -146,9 +146,9 @@ class Distillation:
         for image in images.split(1):
             key = hashlib.blake2b(image.cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
             if key not in self._cache:
-                self._cache[key] = _moved(self._ask(image), torch.device("cpu"))
+                self._cache[key] = moved(self._ask(image), torch.device("cpu"))
             kept.append(self._cache[key])
-        return _moved(_side_by_side(kept), images.device)
+        return moved(_side_by_side(kept), images.device)
 
     @torch.no_grad()
     def _ask(self, images: Tensor) -> Answers:
@@ -198,7 +198,7 @@ def _side_by_side(answers: Sequence[Answers]) -> Answers:
     return Answers(Comparable(classes, torch.cat([one.boxes for one in each])), maps)
 
 
-def _moved(answers: Answers, device: torch.device) -> Answers:
+def moved(answers: Answers, device: torch.device) -> Answers:
     """The same on a device."""
     maps = tuple(part.to(device) for part in answers.maps)
     found = answers.predictions

@@ -2,15 +2,21 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from benchmarks import quality
+from benchmarks.answers import Remembered
+from benchmarks.contests import SETS
 from benchmarks.peers import SELECTIONS
+from benchmarks.study import Study, difference
 from benchmarks.trials import CHANGES, CONTROLS, PLANNED, Bench, OutOfTime, Trial
+from compress.distill import Answers, Distillation
+from compress.session import open_all, terms_of
 
 RECIPE = {
     "detector": {"name": "ssd_vgg16_bn", "size": [64, 64], "width": 0.125},
@@ -83,6 +89,38 @@ def test_val_is_scored_by_a_detector_of_its_own(bench: Bench) -> None:
     assert names == {"tiny_train+val_seed0.pth", "tiny_train_seed0.pth"}
 
 
+def test_what_a_teacher_said_is_kept_for_the_next_trial_to_the_last_bit(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = bench.load("test", f"model={bench.dense('test')}", "distill.attention=1")
+    detector, _ = open_all(recipe, ["train"], bench.place)
+    (term,) = terms_of(recipe, recipe.finetune, detector, teacher=detector)
+    assert isinstance(term, Distillation)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    first = Remembered(term, recipe.distill, tmp_path).lesson(images)
+    assert_equal(first, term.lesson(images))
+    asked = []
+    monkeypatch.setattr(Distillation, "lesson", lambda _, images: asked.append(images) or first)
+    later = Remembered(term, recipe.distill, tmp_path)
+    assert_equal(later.lesson(images), first)
+    assert asked == []
+    later.lesson(images + 0.1)
+    other = replace(recipe.distill, attention=0.0)
+    predictions_alone = Distillation(term.teacher, other, ())
+    Remembered(predictions_alone, other, tmp_path).lesson(images)
+    assert len(asked) == 2
+
+
+def assert_equal(got: Answers, wanted: Answers) -> None:
+    assert got.predictions is not None
+    assert wanted.predictions is not None
+    assert torch.equal(got.predictions.boxes, wanted.predictions.boxes)
+    assert got.predictions.classes[0].softmax == wanted.predictions.classes[0].softmax
+    assert torch.equal(got.predictions.classes[0].logits, wanted.predictions.classes[0].logits)
+    assert len(got.maps) == len(wanted.maps) > 0
+    assert all(torch.equal(one, other) for one, other in zip(got.maps, wanted.maps, strict=True))
+
+
 def test_each_ingredient_can_be_left_out() -> None:
     whole = Trial("ours", 0.3, "ours", 1e-3, 0, "test").overrides
     for change in CHANGES:
@@ -93,7 +131,7 @@ def test_each_ingredient_can_be_left_out() -> None:
 def test_differences_pair_the_resamples_and_average_the_seeds() -> None:
     ours = [{"score": 0.5, "resampled": [0.4, 0.5, 0.6]}, {"score": 0.7, "resampled": [0.6, 0.7, 0.8]}]
     others = [{"score": 0.3, "resampled": [0.2, 0.3, 0.4]}]
-    value, low, high = quality.difference(ours, others)
+    value, low, high = difference(ours, others)
     assert (value, low, high) == pytest.approx((-0.3, -0.3, -0.3))
 
 
@@ -114,7 +152,7 @@ class Recorded(Bench):
 
 def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    study = quality.Study("hard", bench, bench)
+    study = Study("hard", bench, bench)
     text = study.tables()
     origin = "`python -m benchmarks.quality hard`, 2026-01-01 to 2026-01-03, a machine, 2 cores.\n"
     assert text.startswith(origin)
@@ -134,24 +172,36 @@ def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Pa
     assert max(one["score"] for one in record if one["method"] == "ours") == pytest.approx(0.56)
 
 
+def test_the_rate_is_the_best_mean_over_the_shares_that_have_a_say(tmp_path: Path) -> None:
+    class Val(Bench):
+        def result(self, trial: Trial) -> dict[str, Any]:
+            scores = {(0.05, 4e-3): 0.5, (0.05, 8e-3): 0.49, (0.05, 16e-3): 0.4}
+            scores |= {(0.0125, 4e-3): 0.2, (0.0125, 8e-3): 0.25, (0.0125, 16e-3): 0.3}
+            return {"score": scores[trial.share, trial.lr]}
+
+    val = Val("x.yaml", (), (), tmp_path, tmp_path)
+    assert Study("bccd", val, val).rate("uniform L1", "plain") == 8e-3
+    assert Study("hard", val, val).rate("uniform L1", "plain") == 4e-3
+
+
 def test_a_given_rate_serves_every_method_and_val_is_not_asked(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    study = quality.Study("hard", bench, bench, lr=8e-3)
+    study = Study("hard", bench, bench, lr=8e-3)
     assert "| uniform L1 | 0.008 | - | 0.400 (-0.150 [-0.150, -0.150]) | - |" in study.tables()
     assert {trial.split for trial in study.wanted(["ours", "uniform L1"])} == {"test"}
 
 
 def test_the_tables_name_the_settings_that_decide_what_comes(tmp_path: Path) -> None:
-    overrides = [*quality.SETS["bccd"].overrides, "data.root=x", "data.workers=0", "train.precision=fp32"]
+    overrides = [*SETS["bccd"].overrides, "data.root=x", "data.workers=0", "train.precision=fp32"]
     bench = Recorded("x.yaml", tuple(overrides), (), tmp_path, tmp_path)
-    text = quality.Study("bccd", bench, bench, lr=8e-3).tables()
+    text = Study("bccd", bench, bench, lr=8e-3).tables()
     assert text.startswith("`python -m benchmarks.quality bccd train.precision=fp32 --lr 0.008`, ")
     assert "| dense |  | 0.800 | 0.800 | 0.800 | 0.800 |" in text
 
 
 def test_processes_share_the_trials_and_do_each_of_them_once(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    study = quality.Study("hard", bench, bench, lr=8e-3)
+    study = Study("hard", bench, bench, lr=8e-3)
     whole = list(study.wanted())
     shares = [list(study.wanted(part=part, parts=2)) for part in range(2)]
     assert len(set(whole)) == len(whole) == len(shares[0]) + len(shares[1])

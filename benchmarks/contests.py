@@ -1,0 +1,41 @@
+"""The data sets on which the quality benchmark compares methods, and how."""
+
+from dataclasses import dataclass
+
+RATES = (4e-3, 8e-3, 16e-3)
+SEEDS = {0.05: (0, 1, 2)}  # (0,) at every other share
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A data set to compare methods on.
+
+    Attributes:
+        recipe: its file.
+        chooser: the contest whose val chooses the learning rates.
+        shares: what is left of the MACs, the most telling first.
+        rated: shares at which val chooses: the rate of the best mean over them serves all shares.
+        tuning: what holds val out of the training.
+        overrides: what every trial sets.
+        dense: dense detectors, trained from as many seeds; the trials start from the first.
+    """
+
+    recipe: str
+    chooser: str
+    shares: tuple[float, ...]
+    rated: tuple[float, ...] = (0.05,)
+    tuning: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    dense: int = 1
+
+
+# At 1.25 % of the MACs layers of 16 channels keep 2.
+FINE = ("prune.multiple=2", "prune.largest_cut=1")
+WITHOUT_VAL = ("data.train=[train]", "data.test=[val]")
+SETS = {
+    "hard": Contest("recipes/hard.yaml", "hard", (0.05, 0.025, 0.10), tuning=("data.test=[val]",), dense=2),
+    "bccd": Contest(
+        "recipes/bccd.yaml", "bccd", (0.05, 0.0125, 0.025, 0.10), (0.05, 0.0125), WITHOUT_VAL, FINE
+    ),
+    "cards": Contest("recipes/cards.yaml", "bccd", (0.05, 0.025, 0.10), (0.05, 0.0125), (), FINE),
+}
