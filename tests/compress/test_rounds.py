@@ -367,3 +367,10 @@ def _dying_after(lines: int) -> Callable[[Ledger, Entry], None]:
         add(self, entry)
 
     return dying
+
+
+def test_a_budget_that_is_met_already_is_said_to_cut_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_run(tmp_path, tiny_recipe(budget=BudgetConfig(macs="100%"), rounds=1)).finish()
+    assert "round 1: its budget is met already, nothing is cut: " in capsys.readouterr().out
