@@ -1,14 +1,14 @@
 """Which way of cutting keeps the most: python -m benchmarks.quality SET [key=value ...] [--hours H].
 
-SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`). Every method cuts the same dense
-detector once and gets the same epochs of fine-tuning; its learning rate is the best of three on the val
-split, at one or two shares of the MACs (benchmarks/contests.py), or that of `--lr`. Then test is read once
-for each method, share and seed. Each trial leaves a JSON file in benchmarks/results/quality/SET, named by its
-settings, so that the command goes on where it was stopped; what the teacher said of the batches lies beside
-them for the trials to come (some GB, which can be deleted). `--methods` runs some alone, `--part 1/2` and
-`--part 2/2` share the work, `--hours` ends it in time, `--tables` only writes
-benchmarks/results/quality_SET.md and .json from what is there. `--val ours` with other settings, such as
-`distill.attention=300`, is how ours is tuned.
+SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`), or bccd+cards, their mean. Every
+method cuts the same dense detector once and gets the same epochs of fine-tuning; its learning rate is the
+best of three on the val split, at one or two shares of the MACs (benchmarks/contests.py), or that of `--lr`.
+Then test is read once for each method, share and seed. Each trial leaves a JSON file in
+benchmarks/results/quality/SET, named by its settings, so that the command goes on where it was stopped; what
+the teacher said of the batches lies beside them for the trials to come (some GB, which can be deleted).
+`--methods` runs some alone, `--part 1/2` and `--part 2/2` share the work, `--hours` ends it in time,
+`--tables` only writes benchmarks/results/quality_SET.md and .json from what is there. `--val ours` with other
+settings, such as `distill.attention=300`, is how ours is tuned.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
 that, another one chooses the learning rates) and trained by the recipe where it is missing; on the hard set
@@ -51,11 +51,13 @@ def main() -> None:
     parser.add_argument("--val", choices=METHODS, help="only score this method with our recovery on val")
     given = parser.parse_args()
     deadline = -math.inf if given.tables else time.monotonic() + 3600 * given.hours
-    bench = bench_of(given.set, given.overrides, deadline)
-    chosen_by = SETS[given.set].chooser
-    elsewhere = [text for text in given.overrides if not text.startswith("data.root=")]
-    chooser = bench if chosen_by == given.set else bench_of(chosen_by, elsewhere, deadline)
-    study = Study(given.set, bench, chooser, given.lr)
+    contest = SETS[given.set]
+    anywhere = [text for text in given.overrides if not text.startswith("data.root=")]
+    if contest.pool and anywhere != given.overrides:
+        parser.error(f"{given.set} finds each data set where its recipe says: leave data.root out")
+    benches = {name: bench_of(name, given.overrides, deadline) for name in contest.pool or (given.set,)}
+    chooser = benches.get(contest.chooser) or bench_of(contest.chooser, anywhere, deadline)
+    study = Study(given.set, tuple(benches.values()), chooser, given.lr)
     if given.val:
         for rate in RATES:
             for trial in study.tuning(given.val, "ours", rate):
@@ -67,7 +69,8 @@ def main() -> None:
     try:
         part, parts = map(int, given.part.split("/"))
         for trial in study.wanted(given.methods, part - 1, parts):
-            bench.result(trial)
+            for bench in study.benches:
+                bench.result(trial)
     except OutOfTime:
         print("not all trials are done; the same command goes on")
     text = study.tables()

@@ -41,13 +41,13 @@ class Study:
 
     Attributes:
         name: of `SETS`.
-        bench: that scores on test.
+        benches: that score on test; of several the mean counts.
         chooser: that scores on val.
         lr: of every method; None: what its val prefers.
     """
 
     name: str
-    bench: Bench
+    benches: tuple[Bench, ...]
     chooser: Bench
     lr: float | None = None
     _results: dict[Trial, dict[str, Any]] = field(default_factory=dict)
@@ -98,7 +98,8 @@ class Study:
 
     def tables(self) -> str:
         """All results as Markdown; what has not been run is a dash, or a table that is not there."""
-        self.bench.deadline = self.chooser.deadline = -math.inf  # only what is there
+        for bench in (*self.benches, self.chooser):
+            bench.deadline = -math.inf  # only what is there
         shares = sorted(self.contest.shares, reverse=True)
         parts = []
         for table, title in TABLES.items():
@@ -128,7 +129,7 @@ class Study:
         days = sorted({one["date"] for one in self._results.values()})
         when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "nothing measured yet"
         machines = ["; ".join(sorted({one["machine"] for one in self._results.values()}))] if days else []
-        told = (text for text in self.bench.overrides if text not in self.contest.overrides)
+        told = (text for text in self.benches[0].overrides if text not in self.contest.overrides)
         settings = [text for text in told if text.partition("=")[0] not in NO_MATTER]
         rate = [] if self.lr is None else [f"--lr {self.lr:g}"]
         command = " ".join(["python -m benchmarks.quality", self.name, *settings, *rate])
@@ -142,8 +143,8 @@ class Study:
             return None
 
     def _result(self, trial: Trial) -> dict[str, Any]:
-        bench = self.bench if trial.split == "test" else self.chooser
-        self._results[trial] = bench.result(trial)
+        benches = self.benches if trial.split == "test" else (self.chooser,)
+        self._results[trial] = pooled([bench.result(trial) for bench in benches])
         return self._results[trial]
 
     def _cell(self, method: str, table: Recovery, share: float) -> str:
@@ -170,6 +171,19 @@ class Study:
                 continue
             rows.append([change, f"{facts['score']:.3f}", _against(ours, [facts])])
         return rows
+
+
+def pooled(facts: Facts) -> dict[str, Any]:
+    """One trial's results on several data sets as one: each counts the same, and images stay paired."""
+    if len(facts) == 1:
+        return facts[0]
+    return {
+        **{key: float(np.mean([one[key] for one in facts])) for key in ("macs", "score")},
+        "resampled": np.mean([one["resampled"] for one in facts], axis=0).tolist(),
+        "seconds": sum(one["seconds"] for one in facts),
+        "date": max(one["date"] for one in facts),
+        "machine": "; ".join(sorted({one["machine"] for one in facts})),
+    }
 
 
 def difference(ours: Facts, others: Facts) -> tuple[float, float, float]:

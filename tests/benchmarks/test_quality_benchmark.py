@@ -13,7 +13,7 @@ import yaml
 from benchmarks.answers import Remembered
 from benchmarks.contests import SETS
 from benchmarks.peers import SELECTIONS
-from benchmarks.study import Study, difference
+from benchmarks.study import Study, difference, pooled
 from benchmarks.trials import CHANGES, CONTROLS, PLANNED, Bench, OutOfTime, Trial
 from compress.distill import Answers, Distillation
 from compress.session import open_all, terms_of
@@ -135,6 +135,19 @@ def test_differences_pair_the_resamples_and_average_the_seeds() -> None:
     assert (value, low, high) == pytest.approx((-0.3, -0.3, -0.3))
 
 
+def test_data_sets_are_pooled_by_their_means_resample_by_resample() -> None:
+    told = {"macs": 0.05, "seconds": 2, "date": "2026-01-01", "machine": "one"}
+    facts = [
+        {"score": 0.5, "resampled": [0.4, 0.6], **told},
+        {"score": 0.7, "resampled": [0.8, 0.6], **told, "date": "2026-01-02", "machine": "another"},
+    ]
+    both = pooled(facts)
+    assert both["score"] == pytest.approx(0.6)
+    assert both["resampled"] == pytest.approx([0.6, 0.6])
+    assert (both["seconds"], both["date"], both["machine"]) == (4, "2026-01-02", "another; one")
+    assert pooled(facts[:1]) is facts[0]
+
+
 class Recorded(Bench):
     """A bench of results that are there."""
 
@@ -152,7 +165,7 @@ class Recorded(Bench):
 
 def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    study = Study("hard", bench, bench)
+    study = Study("hard", (bench,), bench)
     text = study.tables()
     origin = "`python -m benchmarks.quality hard`, 2026-01-01 to 2026-01-03, a machine, 2 cores.\n"
     assert text.startswith(origin)
@@ -180,13 +193,13 @@ def test_the_rate_is_the_best_mean_over_the_shares_that_have_a_say(tmp_path: Pat
             return {"score": scores[trial.share, trial.lr]}
 
     val = Val("x.yaml", (), (), tmp_path, tmp_path)
-    assert Study("bccd", val, val).rate("uniform L1", "plain") == 8e-3
-    assert Study("hard", val, val).rate("uniform L1", "plain") == 4e-3
+    assert Study("bccd", (val,), val).rate("uniform L1", "plain") == 8e-3
+    assert Study("hard", (val,), val).rate("uniform L1", "plain") == 4e-3
 
 
 def test_a_given_rate_serves_every_method_and_val_is_not_asked(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    study = Study("hard", bench, bench, lr=8e-3)
+    study = Study("hard", (bench,), bench, lr=8e-3)
     assert "| uniform L1 | 0.008 | - | 0.400 (-0.150 [-0.150, -0.150]) | - |" in study.tables()
     assert {trial.split for trial in study.wanted(["ours", "uniform L1"])} == {"test"}
 
@@ -194,14 +207,30 @@ def test_a_given_rate_serves_every_method_and_val_is_not_asked(tmp_path: Path) -
 def test_the_tables_name_the_settings_that_decide_what_comes(tmp_path: Path) -> None:
     overrides = [*SETS["bccd"].overrides, "data.root=x", "data.workers=0", "train.precision=fp32"]
     bench = Recorded("x.yaml", tuple(overrides), (), tmp_path, tmp_path)
-    text = Study("bccd", bench, bench, lr=8e-3).tables()
+    text = Study("bccd", (bench,), bench, lr=8e-3).tables()
     assert text.startswith("`python -m benchmarks.quality bccd train.precision=fp32 --lr 0.008`, ")
     assert "| dense |  | 0.800 | 0.800 | 0.800 | 0.800 |" in text
 
 
+def test_a_pool_needs_a_trial_on_each_of_its_data_sets(tmp_path: Path) -> None:
+    there = Recorded("x.yaml", (), (), tmp_path, tmp_path)
+
+    class Worse(Recorded):
+        def result(self, trial: Trial) -> dict[str, Any]:
+            facts = super().result(trial)
+            if trial.method == "uniform L1":
+                raise OutOfTime
+            return facts | {"score": facts["score"] - 0.1}
+
+    text = Study("bccd+cards", (there, Worse("x.yaml", (), (), tmp_path, tmp_path)), there, lr=4e-3).tables()
+    assert text.startswith("`python -m benchmarks.quality bccd+cards --lr 0.004`, ")
+    assert "| ours | 0.004 | - | 0.510 | - |" in text
+    assert "uniform L1" not in text
+
+
 def test_processes_share_the_trials_and_do_each_of_them_once(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    study = Study("hard", bench, bench, lr=8e-3)
+    study = Study("hard", (bench,), bench, lr=8e-3)
     whole = list(study.wanted())
     shares = [list(study.wanted(part=part, parts=2)) for part in range(2)]
     assert len(set(whole)) == len(whole) == len(shares[0]) + len(shares[1])
