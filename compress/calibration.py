@@ -101,7 +101,7 @@ def evidence_of(
         return Evidence(seed=seed)
     detector = _laid_out(recipe, detector)
     first = next(calibration_batches(recipe, detector, training, place))
-    size = 1 if regroups(detector, graph, first, seed=seed) else None
+    size = 1 if "images" in needs or regroups(detector, graph, first, seed=seed) else None
 
     def shown() -> Iterator[Batch]:
         count, batch = _calibration_images(recipe, training, size)
@@ -113,7 +113,8 @@ def evidence_of(
                 report(f"{count} images", images=len(found.targets))
 
     network, _ = subject(detector)
-    return gather(network, graph.groups, shown(), detection_loss(detector), needs=needs, seed=seed)
+    loss = detection_loss(detector)
+    return gather(network, graph.groups, shown(), loss, needs=needs, normed=graph.normed, seed=seed)
 
 
 def recalibrated(

@@ -8,6 +8,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from compress.movement import fixed, tied_along
 from compress.narrow import Side, channels_of, multiplies
 from compress.ties import FIXED, Ties
+from detectors.geometry import BATCH_NORMS
 
 # The arguments of an operation by name, and under "op" its own name.
 Given = dict[str, Any]
@@ -35,6 +36,9 @@ class Channels:
         self._makers = WeakTensorKeyDictionary()
         # Views and functions of parameters alone.
         self._derived = WeakTensorKeyDictionary()
+        # What a layer that multiplies has made, before anything reads it.
+        self._products = WeakTensorKeyDictionary()
+        self._readers: dict[str, set[bool]] = {}
         self._owners: dict[int, list[tuple[str, str]]] = {}
         for name, module in self.modules.items():
             for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
@@ -64,6 +68,24 @@ class Channels:
         self._makers[tensor] = frozenset(layers or inherited)
         if all(owned):
             self._derived[tensor] = [owner for owners in owned for owner in owners]
+
+    def product(self, tensor: Tensor, layer: str) -> None:
+        """Says that a layer that multiplies has made a tensor."""
+        self._products[tensor] = layer
+        if layer not in self._running:
+            # Neither its cost nor what it reads would be seen.
+            self.keep_layer(layer, f"is not called as a module, only its weights are{self.where()}")
+
+    def reads(self, tensor: Tensor, *, normalises: bool) -> None:
+        """Says that something reads a tensor, and whether it is a batch norm that normalises its channels."""
+        layer = self._products.get(tensor)
+        if layer is not None:
+            module = self.modules[self._running[-1]] if self._running else None
+            self._readers.setdefault(layer, set()).add(normalises and isinstance(module, BATCH_NORMS))
+
+    def normed(self) -> frozenset[str]:
+        """The layers of which batch norms read what they make, and nothing else does."""
+        return frozenset(layer for layer, kinds in self._readers.items() if kinds == {True})
 
     def side(self, layer: str, side: Side) -> Tensor:
         """The numbers of what a layer makes or reads."""

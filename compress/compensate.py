@@ -13,8 +13,8 @@ from compress.evidence import Moments
 from compress.groups import Graph, Group, Member
 from compress.inputs import copied
 from compress.probe import Keep, removals
-from compress.taps import channel_places, consumers
-from detectors.geometry import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED, Resizable
+from compress.taps import channel_places, consumers, takes_constant
+from detectors.geometry import CONVOLUTIONS, TRANSPOSED, Resizable
 
 Way = Literal["mean", "refit"]
 
@@ -38,8 +38,9 @@ def compensated(
     least squares (He et al., Channel Pruning, 2017, section 3.1, with the same regression at every tap of the
     kernel), and its weights are added to theirs. Where the consumer has a bias, or batch statistics are
     measured anew behind it, the regression has a constant term, which goes into the bias. mean: the constant
-    alone, the mean of the removed channel. Both are exact where the relation is, but for the constant at a
-    border that is padded with zeros: it is the mean over the output map.
+    alone, the mean of the removed channel. Both are exact where the relation is, but for the ridge (RIDGE),
+    and for the constant where output positions see different taps of the kernel, as at a border that is
+    padded with zeros or behind a transposed convolution with a stride: it is the mean over the output map.
 
     Args:
         model: the network that `graph` was traced from; left alone, and shares the parameters that stay.
@@ -66,11 +67,11 @@ def mendable(
     Left out are grouped convolutions, of which every part reads other channels under the same number, and for
     the mean alone layers that have nowhere to put it.
     """
-    normed = before_batch_norm(model, graph) if renewed else set()
+    normed = graph.normed if renewed else frozenset()
     for group in graph.groups:
         for member in consumers(group) if group.name in keep else []:
             layer = model.get_submodule(member.layer)
-            constant = getattr(layer, "bias", None) is not None or member.layer in normed
+            constant = takes_constant(layer, member.layer, normed)
             if getattr(layer, "groups", 1) == 1 and (constant or way == "refit"):
                 yield group, member, constant
 
@@ -140,7 +141,7 @@ def _regression(moments: Moments, kept: list[int], way: Way, *, constant: bool) 
     gone = sorted(set(range(channels)) - set(kept))
     weights, means = torch.zeros(channels, channels, dtype=torch.float64), moments.means
     if way == "refit":
-        inputs = moments.inputs - torch.outer(means, means) if constant else moments.inputs
+        inputs = moments.covariances if constant else moments.inputs
         square = inputs[kept][:, kept]
         ridge = RIDGE * square.diagonal().mean().clamp(min=1e-30) * torch.eye(len(kept), dtype=torch.float64)
         solution = torch.linalg.solve(square + ridge, inputs[kept][:, gone])
@@ -206,14 +207,3 @@ def _renew(layer: nn.Module, name: str, value: Tensor) -> None:
     before = layer.get_parameter(name)
     fresh = nn.Parameter(value.to(before.dtype), requires_grad=before.requires_grad)
     setattr(layer, name, fresh)
-
-
-def before_batch_norm(model: nn.Module, graph: Graph) -> set[str]:
-    """Producers whose channels a batch norm of the same group normalises: what is constant there is lost."""
-
-    def has_norm(group: Group) -> bool:
-        return any(
-            m.side == "out" and isinstance(model.get_submodule(m.layer), BATCH_NORMS) for m in group.members
-        )
-
-    return {layer for group in graph.groups if has_norm(group) for layer in group.producers}

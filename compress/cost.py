@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.inputs import Inputs, call, tensors_in, with_shapes
+from compress.inputs import Inputs, call, read_by, tensors_in, with_shapes
 from compress.narrow import multiplies
 from detectors.geometry import CONVOLUTIONS, TRANSPOSED
 from detectors.memory_format import in_layout
@@ -98,16 +98,16 @@ def layers_of(model: nn.Module, inputs: Inputs) -> tuple[Layer, ...]:
     positions: dict[nn.Module, int] = {}
     images = next((tensor.shape[0] for tensor in tensors_in(inputs) if tensor.ndim), 1)
 
-    def record(module: nn.Module, args: Any, output: Any) -> None:
+    def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         positions.setdefault(module, 0)
         if multiplies(module):
             # A transposed convolution multiplies at each input position, all others at each output position.
-            tensor = args[0] if isinstance(module, TRANSPOSED) else output
+            tensor = read_by(args, kwargs) if isinstance(module, TRANSPOSED) else output
             channels = tensor.shape[-1] if isinstance(module, nn.Linear) else tensor.shape[1]
             positions[module] += tensor.numel() // (images * channels)
 
     stored = [module for module in names if _stored(module) or multiplies(module)]
-    hooks = [module.register_forward_hook(record) for module in stored]
+    hooks = [module.register_forward_hook(record, with_kwargs=True) for module in stored]
     try:
         with torch.no_grad(), evaluating(model), ShapesOnly():
             call(model, inputs)

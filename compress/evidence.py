@@ -1,7 +1,7 @@
 """What calibration data say about channels: gradients of their gates, moments of what consumers read."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,7 +15,9 @@ from compress.taps import channel_places, consumers, tapped
 from detectors.errors import PlanError
 from detectors.modes import evaluating
 
-Need = Literal["gradients", "moments"]
+# "images": batches of one where the loss of a batch is no mean over images. SSD's is a sum, divided by the
+# positives of the batch: how much an image counts would hang on those beside it.
+Need = Literal["gradients", "moments", "images"]
 # A network and a batch to a scalar: a mean over the images of the batch, or nearly.
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -37,6 +39,11 @@ class Moments:
     gradients: Tensor
     maps: dict[tuple[int, ...], int]
 
+    @property
+    def covariances(self) -> Tensor:
+        """`[C, C]` float64, of `a`."""
+        return self.inputs - torch.outer(self.means, self.means)
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -47,12 +54,14 @@ class Evidence:
             factor, 1 so far, on what every consumer reads of it.
         batches: `[N]` int64, the batch that each row belongs to.
         moments: (group, consumer) -> what it reads.
+        normed: the layers whose constant part batch norms take out again; see `compress.groups.Graph`.
         seed: of criteria that draw.
     """
 
     gradients: dict[str, Tensor] = field(default_factory=dict)
     batches: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     moments: dict[tuple[str, str], Moments] = field(default_factory=dict)
+    normed: Collection[str] = frozenset()
     seed: int = 0
 
 
@@ -63,6 +72,7 @@ def gather(
     loss: Loss,
     *,
     needs: Iterable[Need],
+    normed: Collection[str] = frozenset(),
     seed: int = 0,
 ) -> Evidence:
     """Runs a network forward and backward over calibration data.
@@ -78,6 +88,7 @@ def gather(
         batches: whatever `loss` takes; the first tensor in one has a row for each image.
         loss: of the model and a batch.
         needs: what to measure.
+        normed: of the graph that the groups are from; kept for criteria that regress.
         seed: of the model's own random draws, and kept for criteria that draw.
 
     Raises:
@@ -110,7 +121,11 @@ def gather(
     if not numbers:
         raise PlanError("there are no calibration images to score on")
     return Evidence(
-        {name: torch.cat(parts) for name, parts in rows.items()}, torch.cat(numbers), tally.moments(), seed
+        {name: torch.cat(parts) for name, parts in rows.items()},
+        torch.cat(numbers),
+        tally.moments(),
+        normed,
+        seed,
     )
 
 

@@ -33,6 +33,8 @@ def follow(network: nn.Module, inputs: Inputs) -> tuple[Channels, Any]:
     channels = Channels(network)
     with torch.no_grad(), _Follower(channels):
         outputs = call(network.eval(), inputs)
+        for tensor in tensors_in(outputs):
+            channels.reads(tensor, normalises=False)
         unreached = channels.unreached()
         if unreached:
             _follow_training(network, inputs, channels, unreached)
@@ -82,6 +84,8 @@ class _Follower(TorchDispatchMode):
         for layer, key in [owner for tensor in read for owner in channels.owned(tensor)]:
             if key == "weight" and multiplies(channels.modules[layer]) and name not in _READERS:
                 channels.keep_layer(layer, "has a weight that is also used outside the layer")
+        for tensor in read:
+            channels.reads(tensor, normalises="batch_norm" in name and tensor is given.get("input"))
         before = channels.numbers(read[0])
         found = rule_of(name, func)(channels, {**given, "op": name}, read, made)
         if in_place and not torch.equal(found[0], before):

@@ -62,6 +62,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Graph:
         tuple(group for group in groups if group not in doubtful),
         {layer: whole[layer] for layer in order if layer in whole},
         layers,
+        channels.normed(),
     )
 
 

@@ -62,8 +62,11 @@ class Graph:
         groups: in the order of execution.
         whole: producers that stay as they are -> the reason.
         layers: every layer with weights, for the cost of a plan.
+        normed: the producers of which batch norms read what they make, and nothing else does: what is
+            constant there is lost.
     """
 
     groups: tuple[Group, ...]
     whole: dict[str, str]
     layers: tuple[Layer, ...]
+    normed: frozenset[str] = frozenset()

@@ -24,6 +24,12 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
     return model(**inputs) if isinstance(inputs, dict) else model(inputs)
 
 
+def read_by(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What a convolution or linear layer is given, by place or by keyword."""
+    found: Tensor = args[0] if args else kwargs["input"]
+    return found
+
+
 def check_inputs(inputs: Any) -> None:
     """Raises PlanError for example inputs that are not of that form."""
     parts = inputs if isinstance(inputs, tuple) else inputs.values() if isinstance(inputs, dict) else [inputs]

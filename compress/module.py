@@ -88,7 +88,7 @@ def prune_module(
             return Evidence(seed=seed)
         if loss is None or batches is None:
             raise lacking(criterion, "loss=... and batches=..., calibration data that the loss takes")
-        return gather(model, graph.groups, batches, loss, needs=needs, seed=seed)
+        return gather(model, graph.groups, batches, loss, needs=needs, normed=graph.normed, seed=seed)
 
     graph, plan = planned(
         model,
@@ -193,7 +193,9 @@ def shrink(
         evidence = partial(Evidence, seed=seed)
         if needs:
             few = itertools.islice(batches, scoring)
-            evidence = partial(gather, slim, graph.groups, few, loss, needs=needs, seed=seed)
+            evidence = partial(
+                gather, slim, graph.groups, few, loss, needs=needs, normed=graph.normed, seed=seed
+            )
         plan = make_plan(
             slim,
             graph,

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.compensate import before_batch_norm
 from compress.groups import Graph
+from compress.inputs import read_by
 from compress.probe import Keep, removals
 from compress.recalibrate import measuring
 from detectors.modes import evaluating
@@ -63,7 +63,7 @@ def reconstruct(
         layer -> what it still fails to make: the squared error by the variance of what it should make, 0 up.
     """
     wanted = _recorded(model, graph, keep, batches)
-    normed = before_batch_norm(model, graph) if renewed else set()
+    normed = graph.normed if renewed else frozenset()
     once = [name for name, found in wanted.items() if len(found.made) == 1]
     # A layer that runs at several places, such as a head on each level of a pyramid, gets a pass of its own:
     # what it reads at the last of them is not there when it runs at the first.
@@ -122,16 +122,16 @@ def _recorded(model: nn.Module, graph: Graph, keep: Keep, batches: Sequence[Tens
 
 @contextmanager
 def _solving(
-    slim: nn.Module, wanted: dict[str, _Wanted], normed: set[str], lacking: dict[str, float]
+    slim: nn.Module, wanted: dict[str, _Wanted], normed: frozenset[str], lacking: dict[str, float]
 ) -> Iterator[None]:
     """While active, layers are solved as the last of their calls in a pass begins."""
     read: dict[str, list[Tensor]] = {name: [] for name in wanted}
 
-    def hook(name: str) -> Callable[[nn.Module, Any], None]:
-        def on_call(layer: nn.Module, args: Any) -> None:
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def on_call(layer: nn.Module, args: Any, kwargs: Any) -> None:
             found, parts = wanted[name], read[name]
             where = torch.cat(found.where[len(parts)])
-            parts.append(_read(layer, args[0], where).flatten(0, 1))
+            parts.append(_read(layer, read_by(args, kwargs), where).flatten(0, 1))
             if len(parts) == len(found.made):
                 made = torch.cat([torch.cat(call).flatten(0, 1) for call in found.made])
                 lacking[name] = _solve(layer, torch.cat(parts), made, constant=name in normed)
@@ -139,7 +139,9 @@ def _solving(
 
         return on_call
 
-    hooks = [slim.get_submodule(name).register_forward_pre_hook(hook(name)) for name in wanted]
+    hooks = [
+        slim.get_submodule(name).register_forward_pre_hook(hook(name), with_kwargs=True) for name in wanted
+    ]
     try:
         yield
     finally:

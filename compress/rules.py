@@ -86,6 +86,7 @@ def linear(channels: Channels, given: Given, read: list[Tensor], made: list[Tens
 
 
 def _product(channels: Channels, layer: str, row: Tensor, made: Tensor, dim: int) -> Tensor:
+    channels.product(made, layer)
     reads, makes = channels.side(layer, "in"), channels.side(layer, "out")
     groups = getattr(channels.modules[layer], "groups", 1)
     fixed_reads = f"meets {layer}, whose groups read what is fixed"

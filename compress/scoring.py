@@ -55,13 +55,14 @@ def evidence_from(
     if first is None:
         raise PlanError("images: there are no calibration images to score on")
     first = first.to(device)
-    apart = len(first.targets) == 1 or regroups(detector, graph, first, seed=seed)
+    apart = "images" in needs or len(first.targets) == 1 or regroups(detector, graph, first, seed=seed)
 
     def batches() -> Iterator[Batch]:
         for batch in chain([first], remaining):
             yield from (one.to(device) for one in (_apart(batch) if apart else [batch]))
 
-    return gather(network, graph.groups, batches(), detection_loss(detector), needs=needs, seed=seed)
+    loss = detection_loss(detector)
+    return gather(network, graph.groups, batches(), loss, needs=needs, normed=graph.normed, seed=seed)
 
 
 def _checked(images: Iterable[Batch], detector: Detector) -> Iterator[Batch]:

@@ -1,6 +1,6 @@
 """Looks at what the consumers of a group read, forward and backward, without changing what is computed."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.groups import Group, Member
+from compress.inputs import read_by
 
 # Called with a consumer's name, what it reads (channels last, batch first) and the gradient by that, or None.
 See = Callable[[str, Tensor, Tensor | None], None]
@@ -16,6 +17,11 @@ See = Callable[[str, Tensor, Tensor | None], None]
 def consumers(group: Group) -> list[Member]:
     """The members of a group that read its channels."""
     return [member for member in group.members if member.side == "in"]
+
+
+def takes_constant(layer: nn.Module, name: str, normed: Collection[str]) -> bool:
+    """Whether a consumer can add a constant: it has a bias, or what it adds is lost in a batch norm."""
+    return getattr(layer, "bias", None) is not None or name in normed
 
 
 def channel_places(member: Member) -> Tensor:
@@ -36,23 +42,23 @@ def tapped(model: nn.Module, layers: Iterable[str], see: See, *, backward: bool)
             need not require gradients for that.
     """
 
-    def hook(name: str) -> Callable[[nn.Module, Any], Any]:
-        def on_call(module: nn.Module, args: Any) -> Any:
-            read, *rest = args
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def on_call(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            read = read_by(args, kwargs)
             first = read.ndim - 1 if isinstance(module, nn.Linear) else 1
             if not backward:
                 see(name, read.detach().movedim(first, -1), None)
                 return None
             # Where nothing before needs a gradient, the graph begins here.
             read = read if read.requires_grad else read.detach().requires_grad_()
-            return (
-                _Tap.apply(read, lambda x, g: see(name, x.movedim(first, -1), g.movedim(first, -1))),
-                *rest,
-            )
+            shown = _Tap.apply(read, lambda x, g: see(name, x.movedim(first, -1), g.movedim(first, -1)))
+            return ((shown, *args[1:]), kwargs) if args else (args, kwargs | {"input": shown})
 
         return on_call
 
-    hooks = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in layers]
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(hook(name), with_kwargs=True) for name in layers
+    ]
     try:
         yield
     finally:

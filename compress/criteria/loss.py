@@ -7,7 +7,7 @@ from compress.criteria import criterion
 from compress.criteria.subset import subset_gains
 from compress.evidence import Evidence
 from compress.groups import Group
-from compress.taps import consumers
+from compress.taps import consumers, takes_constant
 
 
 @criterion("taylor", needs=["gradients"], comparable=True)
@@ -24,7 +24,7 @@ def taylor(model: nn.Module, group: Group, evidence: Evidence) -> Tensor:
     return sums.index_add_(0, evidence.batches, gradients).abs().mean(dim=0)
 
 
-@criterion("fisher", needs=["gradients"], comparable=True)
+@criterion("fisher", needs=["gradients", "images"], comparable=True)
 def fisher(model: nn.Module, group: Group, evidence: Evidence) -> Tensor:
     """Squared derivative of an image's loss by a channel's gate, mean over images (Group Fisher, 2021, eq.
     4).
@@ -34,13 +34,19 @@ def fisher(model: nn.Module, group: Group, evidence: Evidence) -> Tensor:
     return evidence.gradients[group.name].square().mean(dim=0)
 
 
-@criterion("column_subset", needs=["gradients", "moments"], comparable=True)
+@criterion("column_subset", needs=["gradients", "moments", "images"], comparable=True)
 def column_subset(model: nn.Module, group: Group, evidence: Evidence) -> Tensor:
     """What a channel adds to those kept before it: greedy column-subset selection on activations.
 
     The channels that go are regressed on those that stay, as `prune.compensate=refit` will do in every
-    consumer; what is left over, weighted by the second moments of the loss's gradients, is the loss that the
-    cut costs to second order. The channel that lowers it most is kept next (Farahat et al., 2011, Greedy
-    Column Subset Selection, with a weighted norm).
+    consumer, with a constant where it takes one once norms are measured anew; what is left over, weighted by
+    the second moments of the loss's gradients, is the loss that the cut costs to second order. The channel
+    that lowers it most is kept next (Farahat et al., 2011, Greedy Column Subset Selection, with a weighted
+    norm).
     """
-    return subset_gains([evidence.moments[group.name, member.layer] for member in consumers(group)])
+    readers = []
+    for member in consumers(group):
+        found = evidence.moments[group.name, member.layer]
+        constant = takes_constant(model.get_submodule(member.layer), member.layer, evidence.normed)
+        readers.append((found.covariances if constant else found.inputs, found.gradients))
+    return subset_gains(readers)

@@ -5,26 +5,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compress.evidence import Moments
-
 # Of the mean variance of a channel: what the kept ones explain but for this much counts as explained.
 RIDGE = 1e-4
 # Once the kept channels explain all but this share, the order of the rest decides nothing.
 ENOUGH = 1e-6
 
 
-def subset_gains(readers: Sequence[Moments]) -> Tensor:
+def subset_gains(readers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """What each channel takes off the residual when it is chosen, greedily, the best first.
 
-    For every reader with second moments G of its inputs and S of the gradients by them, the residual of a set
-    K of kept channels is tr(S R), R = G - G[:, K] inv(G[K, K]) G[K, :]. Channel i takes off R[:, i]' S R[:,
-    i] / R[i, i], summed over the readers.
+    Readers are given by the second moments of what they read, G, and of the gradients by it, S. For each the
+    residual of a set K of kept channels is tr(S R), R = G - G[:, K] inv(G[K, K]) G[K, :]. Channel i takes off
+    R[:, i]' S R[:, i] / R[i, i], summed over the readers.
 
     Returns:
         `[C]` float64, never negative, falling in the order of choice.
     """
-    channels = len(readers[0].means)
-    states = [_Residual(reader) for reader in readers]
+    channels = len(readers[0][0])
+    states = [_Residual(*reader) for reader in readers]
     gains = torch.zeros(channels, dtype=torch.float64)
     free = torch.ones(channels, dtype=torch.bool)
     whole = sum(state.total for state in states)
@@ -50,13 +48,13 @@ def subset_gains(readers: Sequence[Moments]) -> Tensor:
 class _Residual:
     """What the kept channels leave of one reader's moments, kept as G - F F' to need no copy of it."""
 
-    def __init__(self, moments: Moments) -> None:
-        ridge = RIDGE * moments.inputs.diagonal().mean().clamp(min=1e-300)
-        self._inputs = moments.inputs
-        self._slopes = moments.gradients
-        self._buffer = torch.zeros_like(moments.inputs)
+    def __init__(self, inputs: Tensor, slopes: Tensor) -> None:
+        ridge = RIDGE * inputs.diagonal().mean().clamp(min=1e-300)
+        self._inputs = inputs
+        self._slopes = slopes
+        self._buffer = torch.zeros_like(inputs)
         self._kept = 0
-        self._variances = moments.inputs.diagonal() + ridge
+        self._variances = inputs.diagonal() + ridge
         self._ridge = ridge
         # The numerators R[:, i]' S R[:, i] for every i.
         self._squares = ((self._slopes @ self._inputs) * self._inputs).sum(0).clamp(min=0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.cost import Layer
-from compress.inputs import Inputs, call, with_shapes
+from compress.inputs import Inputs, call, read_by, with_shapes
 from compress.narrow import multiplies
 from detectors.geometry import CONVOLUTIONS, TRANSPOSED
 from detectors.modes import evaluating
@@ -108,10 +108,10 @@ def _recorded(model: nn.Module, inputs: Inputs) -> dict[str, tuple[Shape, ...]]:
     names = {module: name for name, module in model.named_modules() if multiplies(module)}
     found: dict[str, list[Shape]] = defaultdict(list)
 
-    def record(module: nn.Module, args: Any, output: Any) -> None:
-        found[names[module]].append(_shape(module, args[0]))
+    def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        found[names[module]].append(_shape(module, read_by(args, kwargs)))
 
-    hooks = [module.register_forward_hook(record) for module in names]
+    hooks = [module.register_forward_hook(record, with_kwargs=True) for module in names]
     try:
         with torch.no_grad(), evaluating(model):
             call(model, inputs)

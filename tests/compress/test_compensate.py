@@ -116,6 +116,60 @@ def test_the_statistics_behind_a_consumer_take_the_constant_up() -> None:
         torch.testing.assert_close(mended(images()), model(images()), rtol=1e-3, atol=1e-3)
 
 
+class Shortcut(nn.Module):
+    """A shortcut without norm or bias joins a path with a norm: `b` loses its constant, `short` does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.short = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 1, bias=False)
+        self.b, self.norm = nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        joined: Tensor = self.head((self.short(x) + self.norm(self.b(x))).relu())
+        return joined
+
+
+class NormBehindReLU(nn.Module):
+    """A constant in what `b` makes is not lost in the norm: it moves what the ReLU lets through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 1, bias=False)
+        self.norm, self.head = nn.BatchNorm2d(16), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.head(self.norm(self.b(self.a(x).relu()).relu()))
+        return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "normed"), [(Shortcut, {"b"}), (NormBehindReLU, set()), (ConvNorm, {"a", "b"})]
+)
+def test_only_what_a_norm_alone_reads_loses_its_constant(kind: type[nn.Module], normed: set[str]) -> None:
+    assert trace(made(kind), inputs()).normed == normed
+
+
+def test_a_consumer_that_keeps_its_constant_is_regressed_without_one() -> None:
+    model = made(Shortcut)
+    with torch.no_grad():
+        model.a.bias += 1
+    model.norm.reset_running_stats()
+    batch_norm_statistics(model, [images()])
+    graph = trace(model, inputs())
+    keep = {"a": tuple(range(10))}
+    found = moments(model, [group for group in graph.groups if group.name in keep], [images()], run)
+    mended = compensated(model, graph, keep, found, "refit", renewed=True)
+    errors = []
+    for change in (mended, model):
+        cut = copied(narrowed(change, graph.groups, keep), torch.clone)
+        batch_norm_statistics(cut, [images()])
+        with torch.no_grad():
+            errors.append(float((cut(images()) - model(images())).square().mean()))
+    assert errors[0] < 0.8 * errors[1]
+
+
 def test_each_consumer_of_a_trained_detector_is_nearer_with_means_and_nearer_still_with_a_refit() -> None:
     detector = detectors.load("weights/quickstart.pth")
     network, example = subject(detector)

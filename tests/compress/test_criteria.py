@@ -11,7 +11,7 @@ from toys import Concat, ConvNorm, Depthwise, Flattened, Residual, ThreeConvs, T
 import compress
 from compress.criteria import CRITERIA
 from compress.criteria.subset import subset_gains
-from compress.evidence import Evidence, Moments
+from compress.evidence import Evidence, gather
 from compress.graph import Group, trace
 from detectors.errors import ConfigError, PlanError
 
@@ -152,15 +152,15 @@ def test_random_scores_hang_on_seed_and_group_alone() -> None:
     assert not torch.equal(first, CRITERIA["random"](model, b, Evidence(seed=1))[:8])
 
 
-def moments_of(inputs: torch.Tensor, slopes: torch.Tensor) -> Moments:
-    return Moments(inputs.T @ inputs / len(inputs), inputs.mean(0), slopes.T @ slopes / len(slopes), {})
+def moments_of(inputs: torch.Tensor, slopes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return inputs.T @ inputs / len(inputs), slopes.T @ slopes / len(slopes)
 
 
-def residual(moments: Moments, kept: list[int]) -> float:
+def residual(reader: tuple[torch.Tensor, torch.Tensor], kept: list[int]) -> float:
     """tr(S R) by the definition."""
-    inputs = moments.inputs
+    inputs, slopes = reader
     explained = inputs[:, kept] @ torch.linalg.pinv(inputs[kept][:, kept]) @ inputs[kept]
-    return float((moments.gradients * (inputs - explained)).sum())
+    return float((slopes * (inputs - explained)).sum())
 
 
 def test_subset_selection_takes_the_channel_that_lowers_the_residual_most() -> None:
@@ -178,6 +178,22 @@ def test_subset_selection_takes_the_channel_that_lowers_the_residual_most() -> N
     assert float(gains.max()) == pytest.approx(
         sum(residual(r, []) - residual(r, order[:1]) for r in readers), rel=1e-3
     )
+
+
+def test_a_constant_channel_that_a_bias_makes_up_for_is_worth_nothing() -> None:
+    model = made(ThreeConvs)
+    with torch.no_grad():
+        model.a.weight[5] = 0
+        model.a.bias[5] = 4
+
+    def loss(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        return network(batch).square().mean()
+
+    batches = [torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    evidence = gather(model, trace(model, inputs()).groups, batches, loss, needs=["gradients", "moments"])
+    scores = CRITERIA["column_subset"](model, group_of(model, "a"), evidence)
+    assert scores.argmin() == 5
+    assert scores[5] < 1e-6 * scores.max()
 
 
 def test_of_two_channels_that_say_the_same_one_is_worth_nothing() -> None:

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from structures import Between
 from test_surgery import difference
 from torch import Tensor, nn
-from toys import inputs
+from toys import inputs, made
 
 import compress
+from compress.cost import cost_of_layers, layers_of
 from compress.graph import trace
 from compress.probe import zeroed
 from detectors.errors import PlanError
@@ -65,6 +66,50 @@ def test_where_training_needs_more_than_the_example_its_layers_stay_as_they_are(
     slim = compress.prune_module(Supervised(targets=True), inputs(), ratio=0.5, multiple=1)
     assert (slim.body.out_channels, slim.deep.out_channels) == (16, 8)
     assert slim.train()(torch.rand(2, 3, 16, 16), torch.zeros(()))[1].shape == (2, 4, 1, 1)
+
+
+class ByWeight(nn.Module):
+    """Runs a layer by its weights, or gives it its input by keyword."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+        self.c, self.head, self.way = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 2, 1), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        if self.way == "weights":
+            x = F.conv2d(x, self.b.weight, self.b.bias)
+        else:
+            x = self.b(input=x) if self.way == "keyword" else self.b(x)
+        made: Tensor = self.head(self.c(x.relu()).relu())
+        return made
+
+
+def test_a_layer_of_which_only_the_weights_are_used_stays_whole_because_nothing_sees_it_run() -> None:
+    graph = trace(made(lambda: ByWeight("weights")), inputs())
+    assert [group.name for group in graph.groups] == ["c"]
+    assert graph.whole["b"] == "is not called as a module, only its weights are"
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "column_subset"])
+def test_what_a_layer_is_given_by_keyword_is_seen(criterion: str) -> None:
+    networks = [made(lambda way=way: ByWeight(way)) for way in ("keyword", "place")]
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return model(batch).square().mean()
+
+    batches = [torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))]
+    one, other = (
+        compress.prune_module(
+            network, inputs(), ratio=0.5, multiple=1, criterion=criterion, loss=loss, batches=batches
+        )
+        for network in networks
+    )
+    assert one.b.in_channels == 8
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    taken = cost_of_layers(layers_of(networks[0], inputs()))
+    assert taken == cost_of_layers(layers_of(networks[1], inputs()))
 
 
 class Resizing(nn.Module):

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from toys import ConvNorm, ThreeConvs, inputs, made
 
 import compress
+from compress.cost import subject
 from compress.criteria import CRITERIA
 from compress.evidence import gather
 from compress.graph import trace
 from compress.plan import Rules
+from compress.scoring import evidence_from
 from detectors.errors import PlanError, UserError
 from detectors.models.base import Detector
 from detectors.types import Batch, Target
@@ -128,6 +130,24 @@ def test_batches_may_come_from_a_generator() -> None:
     )
     assert slim.a.out_channels < 8
     assert equal(stream(list), stream(iter))
+
+
+@pytest.mark.parametrize("criterion", ["fisher", "column_subset"])
+def test_what_an_image_says_does_not_hang_on_those_beside_it(criterion: str) -> None:
+    """SSD's loss divides by the objects of the whole batch: here one image has four, the other one."""
+    detector, generator = small(), torch.Generator().manual_seed(3)
+    pictures = torch.rand(2, 3, *detector.size, generator=generator)
+    corners = [[8, 8, 40, 40], [2, 2, 30, 30], [20, 20, 60, 60], [4, 30, 34, 60]]
+    targets = [Target.of(corners, [0, 1, 0, 1]), Target.of(corners[:1], [0])]
+    sizes = [detector.size] * 2
+    alone = [Batch(pictures[k : k + 1], targets[k : k + 1], sizes[:1], [k]) for k in range(2)]
+    graph = trace(*subject(detector))
+    found = [
+        evidence_from(detector, graph, given, needs=CRITERIA[criterion].needs, seed=0)
+        for given in (alone, [Batch(pictures, targets, sizes, [0, 1])])
+    ]
+    for name, rows in found[0].gradients.items():
+        assert torch.equal(rows, found[1].gradients[name])
 
 
 def test_scoring_leaves_the_given_detector_alone() -> None:
