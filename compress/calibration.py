@@ -101,7 +101,7 @@ def evidence_of(
         return Evidence(seed=seed)
     detector = _laid_out(recipe, detector)
     first = next(calibration_batches(recipe, detector, training, place))
-    size = 1 if "images" in needs or regroups(detector, graph, first, seed=seed) else None
+    size = 1 if regroups(detector, graph, first, seed=seed) else None
 
     def shown() -> Iterator[Batch]:
         count, batch = _calibration_images(recipe, training, size)

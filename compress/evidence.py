@@ -15,9 +15,7 @@ from compress.taps import channel_places, consumers, tapped
 from detectors.errors import PlanError
 from detectors.modes import evaluating
 
-# "images": batches of one where the loss of a batch is no mean over images. SSD's is a sum, divided by the
-# positives of the batch: how much an image counts would hang on those beside it.
-Need = Literal["gradients", "moments", "images"]
+Need = Literal["gradients", "moments"]
 # A network and a batch to a scalar: a mean over the images of the batch, or nearly.
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -29,8 +27,8 @@ class Moments:
     Attributes:
         inputs: `[C, C]` float64, mean of `a a^T`, where a are the channels of the group at one position.
         means: `[C]` float64, mean of a.
-        gradients: `[C, C]` float64, mean of `g g^T`, with g the gradient of an image's loss by a; zero where
-            only a forward pass was made.
+        gradients: `[C, C]` float64, mean of `g g^T`, with g the gradient by a of what an image adds to the
+            loss; zero where only a forward pass was made.
         maps: (height, width) of the maps read -> how many; empty for a linear layer.
     """
 
@@ -50,8 +48,10 @@ class Evidence:
     """What was measured; empty for criteria that look at weights alone.
 
     Attributes:
-        gradients: group -> `[N, C]` float64, the derivative of each image's loss by a gate on each channel: a
-            factor, 1 so far, on what every consumer reads of it.
+        gradients: group -> `[N, C]` float64, the derivative of what each image adds to the loss of its batch,
+            times the images of that, by a gate on each channel: a factor, 1 so far, on what every consumer
+            reads of it. Where the loss is a mean over images, that is each image's own; SSD's divides by the
+            objects of the batch, so that an image with more of them counts for more, as in training.
         batches: `[N]` int64, the batch that each row belongs to.
         moments: (group, consumer) -> what it reads.
         normed: the layers whose constant part batch norms take out again; see `compress.groups.Graph`.
@@ -105,7 +105,7 @@ def gather(
                 raise PlanError(
                     f"the loss gives {given} where a tensor of one number must be; add its parts up"
                 )
-            value = value * _images(batch)  # so that each image has its own, not its share of a mean
+            value = value * _images(batch)  # so that a batch of any size says as much of an image
             if not bool(torch.isfinite(value)):
                 raise PlanError(
                     f"the loss is {value.item():g} on calibration batch {number + 1}: scores would mean "

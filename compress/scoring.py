@@ -55,7 +55,7 @@ def evidence_from(
     if first is None:
         raise PlanError("images: there are no calibration images to score on")
     first = first.to(device)
-    apart = "images" in needs or len(first.targets) == 1 or regroups(detector, graph, first, seed=seed)
+    apart = len(first.targets) == 1 or regroups(detector, graph, first, seed=seed)
 
     def batches() -> Iterator[Batch]:
         for batch in chain([first], remaining):

@@ -24,17 +24,17 @@ def taylor(model: nn.Module, group: Group, evidence: Evidence) -> Tensor:
     return sums.index_add_(0, evidence.batches, gradients).abs().mean(dim=0)
 
 
-@criterion("fisher", needs=["gradients", "images"], comparable=True)
+@criterion("fisher", needs=["gradients"], comparable=True)
 def fisher(model: nn.Module, group: Group, evidence: Evidence) -> Tensor:
-    """Squared derivative of an image's loss by a channel's gate, mean over images (Group Fisher, 2021, eq.
-    4).
+    """Squared derivative by a channel's gate of what an image adds to the loss of its batch, mean over images
+    (Group Fisher, 2021, eq. 4, and its code for detectors).
 
     All that reads a channel of the group is summed before squaring.
     """
     return evidence.gradients[group.name].square().mean(dim=0)
 
 
-@criterion("column_subset", needs=["gradients", "moments", "images"], comparable=True)
+@criterion("column_subset", needs=["gradients", "moments"], comparable=True)
 def column_subset(model: nn.Module, group: Group, evidence: Evidence) -> Tensor:
     """What a channel adds to those kept before it: greedy column-subset selection on activations.
 
