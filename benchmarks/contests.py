@@ -14,7 +14,7 @@ class Contest:
         recipe: its file; of a pool that of its chooser.
         chooser: the contest whose val chooses the learning rates.
         shares: what is left of the MACs, the most telling first.
-        rated: shares at which val chooses: the rate of the best mean over them serves all shares.
+        rated: of a chooser, the shares that it scores: the rate of the best mean over them serves all.
         tuning: what holds val out of the training.
         overrides: what every trial sets.
         dense: dense detectors, trained from as many seeds; the trials start from the first.
@@ -39,7 +39,7 @@ SETS = {
     "bccd": Contest(
         "recipes/bccd.yaml", "bccd", (0.05, 0.0125, 0.025, 0.10), (0.05, 0.0125), WITHOUT_VAL, FINE
     ),
-    "cards": Contest("recipes/cards.yaml", "bccd", (0.05, 0.025, 0.10), (0.05, 0.0125), (), FINE),
+    "cards": Contest("recipes/cards.yaml", "bccd", (0.05, 0.025, 0.10), overrides=FINE),
 }
 # Some seventy test images each: together they tell more.
 SETS["bccd+cards"] = replace(SETS["cards"], recipe=SETS["bccd"].recipe, pool=("bccd", "cards"))

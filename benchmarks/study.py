@@ -59,7 +59,7 @@ class Study:
 
     def tuning(self, method: str, table: Recovery, rate: float) -> list[Trial]:
         """What is scored on val for a learning rate: a trial at each share that has a say."""
-        shares = dict.fromkeys(_share(method, share) for share in self.contest.rated)
+        shares = dict.fromkeys(_share(method, share) for share in SETS[self.contest.chooser].rated)
         return [Trial(method, share, _recovery(method, table), rate, 0, "val") for share in shares]
 
     def rate(self, method: str, table: Recovery) -> float:
