@@ -25,6 +25,10 @@ SELECTIONS: dict[str, tuple[Callable[[], Any], bool]] = {
 }
 
 
+class OutOfReach(Exception):
+    """torch-pruning leaves more MACs than were asked for, whatever the ratio."""
+
+
 def selected(
     name: str,
     network: nn.Module,
@@ -35,7 +39,8 @@ def selected(
 ) -> Keep:
     """The channels of each group that torch-pruning keeps within a limit of MACs.
 
-    Its ratio is bisected until the MACs just fit; it rounds to no multiple, which is its default.
+    Its ratio is the smallest with which the MACs fit: not every larger one fits as well, because a layer that
+    would lose all of its channels stays whole instead. It rounds to no multiple, which is its default.
 
     Args:
         name: of `SELECTIONS`.
@@ -44,25 +49,35 @@ def selected(
         image: what the network takes, batch 1.
         limit: MACs.
         loss: on calibration images, whose gradients Taylor looks at.
+
+    Raises:
+        OutOfReach: no ratio fits.
     """
     importance, competing = SELECTIONS[name]
     source = copy.deepcopy(network).eval()
     if "Taylor" in name:
         loss(source).backward()
-    low, high, best = 0.0, 1.0, None
-    for _ in range(12):
-        ratio = (low + high) / 2
+
+    def attempt(ratio: float) -> tuple[bool, Keep]:
         model = copy.deepcopy(source)
         for own, given in zip(model.parameters(), source.parameters(), strict=True):
             # A copied parameter loses its gradient, and torch-pruning fails where one has none.
             own.grad = torch.zeros_like(given) if given.grad is None else given.grad.clone()
         removed = _removed(model, graph, image, importance(), competing, ratio)
-        if cost_of_layers(layers_of(model, image)).macs <= limit:
-            high, best = ratio, _as_keep(graph, removed, model, image)
-        else:
-            low = ratio
-    if best is None:
-        raise AssertionError(f"{name} cannot reach {limit:,} MACs")
+        fits = cost_of_layers(layers_of(model, image)).macs <= limit
+        return fits, _as_keep(graph, removed, model, image) if fits else {}
+
+    for hundredths in range(1, 101):
+        fits, best = attempt(hundredths / 100)
+        if fits:
+            break
+    else:
+        raise OutOfReach(f"{name} cannot reach {limit:,} MACs")
+    low, high = (hundredths - 1) / 100, hundredths / 100
+    for _ in range(6):
+        middle = (low + high) / 2
+        fits, keep = attempt(middle)
+        low, high, best = (low, middle, keep) if fits else (middle, high, best)
     return best
 
 

@@ -151,6 +151,8 @@ class Study:
         facts = self._found(method, table, share)
         if facts is None:
             return "-"
+        if any(one["macs"] is None for one in facts):
+            return "out of reach"
         scores = [one["score"] for one in facts]
         if method == DENSE:
             return " and ".join(f"{score:.3f}" for score in scores)
@@ -177,8 +179,13 @@ def pooled(facts: Facts) -> dict[str, Any]:
     """One trial's results on several data sets as one: each counts the same, and images stay paired."""
     if len(facts) == 1:
         return facts[0]
+
+    def mean(key: str) -> float:
+        return float(np.mean([one[key] for one in facts]))
+
     return {
-        **{key: float(np.mean([one[key] for one in facts])) for key in ("macs", "score")},
+        "macs": None if any(one["macs"] is None for one in facts) else mean("macs"),
+        "score": mean("score"),
         "resampled": np.mean([one["resampled"] for one in facts], axis=0).tolist(),
         "seconds": sum(one["seconds"] for one in facts),
         "date": max(one["date"] for one in facts),

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.answers import Remembered
 from benchmarks.main_job import machine
-from benchmarks.peers import SELECTIONS, plan_for, selected
+from benchmarks.peers import SELECTIONS, OutOfReach, plan_for, selected
 from compress.calibration import calibration_batches, recalibrated
 from compress.cost import cost_of, subject
 from compress.distill import Distillation
@@ -170,7 +170,10 @@ class Bench:
         return path
 
     def result(self, trial: Trial) -> dict[str, Any]:
-        """What a trial came to, from its file or by running it."""
+        """What a trial came to, from its file or by running it.
+
+        Of a method that cannot cut that far, `macs` is None and the score 0.
+        """
         recipe = self.load(trial.split, *trial.overrides)
         detector, (training, test) = self._open(trial.split, trial.seed if trial.method == DENSE else 0)
         texts = [*self._overrides(trial.split), *trial.overrides]
@@ -185,7 +188,10 @@ class Bench:
         if started > self.deadline:
             raise OutOfTime
         with _seeded(trial.seed):
-            found = self._run(trial, recipe, detector, training, test)
+            try:
+                found = self._run(trial, recipe, detector, training, test)
+            except OutOfReach:
+                found = {"macs": None, "score": 0.0, "resampled": [0.0] * RESAMPLES}
         facts |= {**found, "seconds": round(time.monotonic() - started), "date": date.today().isoformat()}
         facts["machine"] = machine() if self.place.device.type == "cpu" else torch.cuda.get_device_name()
         path.parent.mkdir(parents=True, exist_ok=True)

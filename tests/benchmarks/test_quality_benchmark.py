@@ -71,6 +71,11 @@ def test_every_method_is_cut_within_the_budget_and_scored(method: str, recovery:
         assert 0.15 < facts["macs"] <= 0.3
 
 
+def test_a_method_that_cannot_cut_that_far_is_out_of_reach(bench: Bench) -> None:
+    facts = bench.result(Trial("torch-pruning magnitude, global", 1e-5, "plain", 1e-3, 0, "test"))
+    assert (facts["macs"], facts["score"], set(facts["resampled"])) == (None, 0, {0})
+
+
 def test_a_result_is_read_from_its_file_and_another_setting_has_another(bench: Bench) -> None:
     trial = Trial("uniform L1", 0.3, "plain", 1e-3, 0, "test")
     first = bench.result(trial)
@@ -146,6 +151,7 @@ def test_data_sets_are_pooled_by_their_means_resample_by_resample() -> None:
     assert both["resampled"] == pytest.approx([0.6, 0.6])
     assert (both["seconds"], both["date"], both["machine"]) == (4, "2026-01-02", "another; one")
     assert pooled(facts[:1]) is facts[0]
+    assert pooled([facts[0], {**facts[1], "macs": None}])["macs"] is None
 
 
 class Recorded(Bench):
@@ -155,6 +161,8 @@ class Recorded(Bench):
         scores = {"ours": 0.5, "uniform L1": 0.4}
         date = f"2026-01-0{1 + trial.seed}"
         told = {"date": date, "machine": "a machine, 2 cores", "macs": 0.05, "seconds": 1}
+        if trial.method == "uniform random":
+            return {"score": 0.0, "resampled": [0.0] * 3, **told, "macs": None}
         if trial.method == "dense":
             return {"score": 0.8 + trial.seed / 100, "resampled": [], **told}
         if trial.method not in scores or trial.share != 0.05:
@@ -169,13 +177,15 @@ def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Pa
     text = study.tables()
     origin = "`python -m benchmarks.quality hard`, 2026-01-01 to 2026-01-03, a machine, 2 cores.\n"
     assert text.startswith(origin)
-    rows = [line for line in text.splitlines() if line.startswith(("| uniform L1", "| ours", "| dense"))]
+    rows = [line for line in text.splitlines() if line.startswith(("| uniform", "| ours", "| dense"))]
     assert rows == [
         "| ours | 0.004 | - | 0.560 | - |",
         "| uniform L1 | 0.004 | - | 0.410 (-0.150 [-0.150, -0.150]) | - |",
+        "| uniform random | 0.004 | out of reach | out of reach | out of reach |",
         "| dense |  | 0.800 and 0.810 | 0.800 and 0.810 | 0.800 and 0.810 |",
         "| ours | 0.004 | - | 0.560 | - |",
         "| uniform L1 | 0.004 | - | 0.460 (-0.100 [-0.100, -0.100]) | - |",
+        "| uniform random | 0.004 | out of reach | out of reach | out of reach |",
     ]
     record = json.loads(study.record())
     assert {(one["method"], one["split"], one["seed"]) for one in record if one["method"] == "dense"} == {
