@@ -39,8 +39,9 @@ def selected(
 ) -> Keep:
     """The channels of each group that torch-pruning keeps within a limit of MACs.
 
-    Its ratio is the smallest with which the MACs fit: not every larger one fits as well, because a layer that
-    would lose all of its channels stays whole instead. It rounds to no multiple, which is its default.
+    Its ratio is the smallest hundredth with which the MACs fit, then bisected within it: not every larger one
+    fits as well, because a layer that would lose all of its channels stays whole instead. It rounds to no
+    multiple, which is its default.
 
     Args:
         name: of `SELECTIONS`.
@@ -58,26 +59,25 @@ def selected(
     if "Taylor" in name:
         loss(source).backward()
 
-    def attempt(ratio: float) -> tuple[bool, Keep]:
+    def attempt(ratio: float) -> Keep | None:
         model = copy.deepcopy(source)
         for own, given in zip(model.parameters(), source.parameters(), strict=True):
             # A copied parameter loses its gradient, and torch-pruning fails where one has none.
             own.grad = torch.zeros_like(given) if given.grad is None else given.grad.clone()
         removed = _removed(model, graph, image, importance(), competing, ratio)
-        fits = cost_of_layers(layers_of(model, image)).macs <= limit
-        return fits, _as_keep(graph, removed, model, image) if fits else {}
+        if cost_of_layers(layers_of(model, image)).macs > limit:
+            return None
+        return _as_keep(graph, removed, model, image)
 
-    for hundredths in range(1, 101):
-        fits, best = attempt(hundredths / 100)
-        if fits:
-            break
-    else:
+    tried = ((hundredths / 100, attempt(hundredths / 100)) for hundredths in range(1, 101))
+    high, best = next(((ratio, keep) for ratio, keep in tried if keep is not None), (1.0, None))
+    if best is None:
         raise OutOfReach(f"{name} cannot reach {limit:,} MACs")
-    low, high = (hundredths - 1) / 100, hundredths / 100
+    low = high - 0.01
     for _ in range(6):
         middle = (low + high) / 2
-        fits, keep = attempt(middle)
-        low, high, best = (low, middle, keep) if fits else (middle, high, best)
+        keep = attempt(middle)
+        low, high, best = (middle, high, best) if keep is None else (low, middle, keep)
     return best
 
 

@@ -45,7 +45,7 @@ def test_the_smallest_ratio_that_fits_is_taken_where_larger_ones_leave_more() ->
 
 @pytest.mark.parametrize("name", [GLOBAL, "torch-pruning Taylor, local"])
 @pytest.mark.parametrize("share", [0.6, 0.4])
-def test_the_selection_fits_and_no_wider_one_would(name: str, share: float) -> None:
+def test_the_selection_fits_and_is_found_again_by_what_it_leaves(name: str, share: float) -> None:
     limit = int(share * macs(4, 12))
     left = macs_of(chosen(limit, name))
     assert 0.5 * limit < left <= limit
