@@ -91,11 +91,16 @@ class TrainConfig:
 
     epochs: int = setting(40, "passes over the training split")
     batch: int = setting(16, "images in one step, over all processes")
-    optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd (momentum 0.9) or adamw")
+    optimizer: Literal["sgd", "adamw", "muon"] = setting(
+        "sgd",
+        "sgd (momentum 0.9), adamw, or muon: at the lr of adamw, with momentum made orthogonal for weights",
+    )
     lr: float = setting(1e-3, "peak learning rate")
     weight_decay: float = setting(5e-4, "decay of weights")
     decay_norm_and_bias: bool = setting(True, "decay biases and norm scales too, as the original SSD did")
-    schedule: Literal["multistep", "cosine", "constant"] = setting("multistep", "course of the learning rate")
+    schedule: Literal["multistep", "cosine", "linear", "constant"] = setting(
+        "multistep", "course of the learning rate"
+    )
     milestones: list[float] = setting(
         [0.67, 0.83], "multistep: shares of training after which lr falls to a tenth"
     )

@@ -24,11 +24,13 @@ ADAMW = settings(
     channels_last=False,
     save_every=2,
 )
+MUON = settings(optimizer="muon", lr=2e-3, schedule="linear", decay_norm_and_bias=False)
+KINDS = {"sgd": SGD, "adamw": ADAMW, "muon": MUON}
 
 
 @pytest.fixture(scope="module")
 def unbroken() -> dict[str, tuple]:
-    return {"sgd": train(None, how=SGD), "adamw": train(None, how=ADAMW)}
+    return {name: train(None, how=how) for name, how in KINDS.items()}
 
 
 def losses(history: History) -> list[tuple]:
@@ -54,11 +56,12 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
         ("sgd", 2, (5,)),
         ("adamw", 0, (2, 3)),
         ("adamw", 1, (STEPS + 2,)),
+        ("muon", 0, (2, 3)),
     ],
 )
 def test_a_resumed_training_ends_as_an_unbroken_one_to_the_bit(name, workers, breaks, unbroken, tmp_path):
     weights, history = unbroken[name]
-    how = {"sgd": SGD, "adamw": ADAMW}[name]
+    how = KINDS[name]
     resumed, again = train(tmp_path / "last.pth", how=how, workers=workers, breaks=breaks)
     assert_same(resumed, weights)
     assert losses(again) == losses(history)

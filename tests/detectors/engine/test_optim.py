@@ -25,6 +25,8 @@ CONSTANT = {"schedule": "constant"}
         ({"milestones": []}, {0.0: 1, 1.0: 1}),
         (COSINE, {0.0: 1, 0.25: 0.5 + math.sqrt(0.125), 0.5: 0.5, 1.0: 0}),
         ({**COSINE, "warmup": 0.2}, {0.0: 0.01, 0.1: 0.505, 0.2: 1, 0.6: 0.5, 1.0: 0}),
+        ({"schedule": "linear"}, {0.0: 1, 0.25: 0.75, 1.0: 0}),
+        ({"schedule": "linear", "warmup": 0.2}, {0.0: 0.01, 0.1: 0.505, 0.2: 1, 0.6: 0.5, 1.0: 0}),
     ],
 )
 def test_share_of_the_peak_rate(settings, values):
