@@ -6,9 +6,9 @@ best of three on the val split, at one or two shares of the MACs (benchmarks/con
 Then test is read once for each method, share and seed. Each trial leaves a JSON file in
 benchmarks/results/quality/SET, named by its settings, so that the command goes on where it was stopped; what
 the teacher said of the batches lies beside them for the trials to come (some GB, which can be deleted).
-`--methods` runs some alone, `--part 1/2` and `--part 2/2` share the work, `--hours` ends it in time,
-`--tables` only writes benchmarks/results/quality_SET.md and .json from what is there. `--val ours` with other
-settings, such as `distill.attention=300`, is how ours is tuned.
+`--methods` runs some alone, `--recovery` one table, `--part 1/2` and `--part 2/2` share the work, `--hours`
+ends it in time, `--tables` only writes benchmarks/results/quality_SET.md and .json from what is there.
+`--val ours` with other settings, such as `distill.attention=300`, is how ours is tuned.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
 that, another one chooses the learning rates) and trained by the recipe where it is missing; on the hard set
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.contests import RATES, SETS
-from benchmarks.study import Study
+from benchmarks.study import TABLES, Study
 from benchmarks.trials import METHODS, Bench, OutOfTime
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--lr", type=float, help="of every method, instead of what its val prefers")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="run these alone")
+    parser.add_argument("--recovery", choices=TABLES, help="run what this table alone needs")
     parser.add_argument("--hours", type=float, default=math.inf, help="when no further trial is begun")
     parser.add_argument("--part", default="1/1", help="1/2 and 2/2 share the trials of two processes")
     parser.add_argument("--tables", action="store_true", help="run nothing")
@@ -68,12 +69,16 @@ def main() -> None:
         return
     try:
         part, parts = map(int, given.part.split("/"))
-        for trial in study.wanted(given.methods, part - 1, parts):
+        tables = [given.recovery] if given.recovery else list(TABLES)
+        for trial in study.wanted(given.methods, part - 1, parts, tables):
             for bench in study.benches:
                 bench.result(trial)
     except OutOfTime:
         print("not all trials are done; the same command goes on")
     text = study.tables()
+    if study.empty:  # on a new machine: the tables of another one stay
+        print("nothing is measured here yet; the tables are left as they are")
+        return
     name = ROOT / "benchmarks" / "results" / f"quality_{given.set}"
     name.with_suffix(".md").write_text(text, encoding="utf-8")
     name.with_suffix(".json").write_text(study.record(), encoding="utf-8")

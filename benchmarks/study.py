@@ -84,10 +84,16 @@ class Study:
         """Ours with one thing changed, at 2.5 %."""
         return Trial("ours", 0.025, "ours", self.rate("ours", "ours"), 0, "test", change)
 
-    def wanted(self, methods: Sequence[str] = METHODS, part: int = 0, parts: int = 1) -> Iterator[Trial]:
+    def wanted(
+        self,
+        methods: Sequence[str] = METHODS,
+        part: int = 0,
+        parts: int = 1,
+        tables: Sequence[Recovery] = tuple(TABLES),
+    ) -> Iterator[Trial]:
         """All trials on test, the most telling first; of several processes, those of one."""
-        pairs = [(method, table) for table in TABLES for method in methods_of(table) if method in methods]
-        if ("ours", "ours") in pairs:
+        pairs = [(method, table) for table in tables for method in methods_of(table) if method in methods]
+        if {("ours", "plain"), ("ours", "ours")} <= set(pairs):
             pairs.remove(("ours", "ours"))  # the same as in the first table
         for share in self.contest.shares:
             for method, table in pairs[part::parts]:
@@ -114,6 +120,11 @@ class Study:
         # Heading and ours alone compare nothing.
         shown = [f"{title}:\n\n{_markdown(rows)}" for title, rows in parts if len(rows) > 2]
         return "\n\n".join([self._origin(), *shown]) + "\n"
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was found that `tables` could show."""
+        return not self._results
 
     def record(self) -> str:
         """Each trial that `tables` looked at, as JSON, a line for each."""

@@ -245,3 +245,25 @@ def test_processes_share_the_trials_and_do_each_of_them_once(tmp_path: Path) -> 
     shares = [list(study.wanted(part=part, parts=2)) for part in range(2)]
     assert len(set(whole)) == len(whole) == len(shares[0]) + len(shares[1])
     assert {*shares[0], *shares[1]} == set(whole)
+
+
+def test_one_table_alone_leaves_out_what_the_other_needs(tmp_path: Path) -> None:
+    bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
+    study = Study("hard", (bench,), bench, lr=8e-3)
+    peers = ["uniform L1", "torch-pruning Taylor, local"]
+    plain, ours = (set(study.wanted(peers, tables=[table])) for table in ("plain", "ours"))
+    assert {trial.recovery for trial in plain} == {"plain"}
+    assert {trial.recovery for trial in ours} == {"ours"}
+    assert plain | ours == set(study.wanted(peers))
+
+
+def test_a_machine_that_has_measured_nothing_is_told_apart(tmp_path: Path) -> None:
+    class Nothing(Bench):
+        def result(self, trial: Trial) -> dict[str, Any]:
+            raise OutOfTime
+
+    for kind, empty in ((Nothing, True), (Recorded, False)):
+        bench = kind("x.yaml", (), (), tmp_path, tmp_path)
+        study = Study("hard", (bench,), bench, lr=8e-3)
+        study.tables()
+        assert study.empty is empty
