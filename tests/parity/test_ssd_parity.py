@@ -132,7 +132,7 @@ def test_detections_equal_the_reference(detector, outputs, pack):
     rows = torch.tensor(expected["rows"])
     order = found.labels.argsort(stable=True)[: len(rows)]
     assert (found.labels[order] + 1).tolist() == rows[:, 0].long().tolist()
-    # Logits go up to 19, whose float32 sums differ between processors by 4e-5; a score moves by a quarter of it.
+    # Logits go up to 19: their float32 sums differ by 4e-5 between processors, a score by a quarter of it.
     assert torch.allclose(found.scores[order], rows[:, 1], rtol=0, atol=2e-5)
     assert torch.allclose(found.boxes[order], clip(rows[:, 2:], (1, 1)), rtol=0, atol=1e-4)
 
