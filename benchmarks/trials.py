@@ -62,8 +62,18 @@ RECOVERIES: dict[Recovery, dict[str, str]] = {
         "prune.recalibrate": "none",
         "distill.predictions": "0",
         "distill.attention": "0",
+        "finetune.optimizer": "adamw",
+        "finetune.schedule": "cosine",
+        "finetune.weight_decay": "0.01",
     },
-    "ours": {"prune.compensate": "refit", "prune.recalibrate": "norms", "distill.predictions": "2.0"},
+    "ours": {
+        "prune.compensate": "refit",
+        "prune.recalibrate": "norms",
+        "distill.predictions": "2.0",
+        "finetune.optimizer": "muon",
+        "finetune.schedule": "linear",
+        "finetune.weight_decay": "0.1",
+    },
 }
 # Ours with one thing changed.
 CHANGES: dict[str, dict[str, str]] = {
@@ -76,6 +86,13 @@ CHANGES: dict[str, dict[str, str]] = {
     "no norms measured anew": {"prune.recalibrate": "none"},
     "no distilled predictions": {"distill.predictions": "0"},
     "distilled attention as well": {"distill.attention": "30"},
+    # At the rate that its val prefers.
+    "AdamW instead of Muon": {
+        "finetune.optimizer": "adamw",
+        "finetune.schedule": "cosine",
+        "finetune.weight_decay": "0.01",
+        "finetune.lr": "0.008",
+    },
 }
 
 
@@ -111,10 +128,10 @@ class Trial:
         keys = {
             **{**PLANNED, SCRATCH: OURS}.get(self.method, {}),
             **RECOVERIES[self.recovery],
-            **CHANGES.get(self.change, {}),
             "prune.budget.macs": f"{100 * self.share:g}%",
             "finetune.lr": f"{self.lr}",
             "finetune.seed": f"{self.seed}",
+            **CHANGES.get(self.change, {}),
         }
         return [f"{key}={value}" for key, value in keys.items()]
 
