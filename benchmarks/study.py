@@ -147,11 +147,14 @@ class Study:
         return ", ".join([f"`{command}`", when, *machines]) + "."
 
     def _found(self, method: str, table: Recovery, share: float) -> Facts | None:
-        """The results of a method; None unless all are there."""
+        """The results of a method; None unless all are there, though one dense detector says what it scores."""
+        facts: Facts = []
         try:
-            return [self._result(trial) for trial in self.trials(method, table, share)]
+            for trial in self.trials(method, table, share):
+                facts.append(self._result(trial))
         except OutOfTime:
-            return None
+            return facts if facts and method == DENSE else None
+        return facts
 
     def _result(self, trial: Trial) -> dict[str, Any]:
         benches = self.benches if trial.split == "test" else (self.chooser,)

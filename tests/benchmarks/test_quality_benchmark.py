@@ -195,6 +195,19 @@ def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Pa
     assert max(one["score"] for one in record if one["method"] == "ours") == pytest.approx(0.56)
 
 
+def test_a_dense_detector_alone_says_what_it_scores(tmp_path: Path) -> None:
+    class One(Recorded):
+        def result(self, trial: Trial) -> dict[str, Any]:
+            if trial.seed:
+                raise OutOfTime
+            return super().result(trial)
+
+    bench = One("x.yaml", (), (), tmp_path, tmp_path)
+    text = Study("hard", (bench,), bench).tables()
+    assert "| dense |  | 0.800 | 0.800 | 0.800 |" in text
+    assert "| uniform L1 | 0.004 | - | 0.4" not in text  # of three seeds one is not the mean
+
+
 def test_the_rate_is_the_best_mean_over_the_shares_that_have_a_say(tmp_path: Path) -> None:
     class Val(Bench):
         def result(self, trial: Trial) -> dict[str, Any]:
