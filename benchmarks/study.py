@@ -147,7 +147,7 @@ class Study:
         return ", ".join([f"`{command}`", when, *machines]) + "."
 
     def _found(self, method: str, table: Recovery, share: float) -> Facts | None:
-        """The results of a method; None unless all are there, though one dense detector says what it scores."""
+        """The results of a method; None unless all are there. One dense detector says what it scores."""
         facts: Facts = []
         try:
             for trial in self.trials(method, table, share):
