@@ -8,7 +8,8 @@ benchmarks/results/quality/SET, named by its settings, so that the command goes 
 the teacher said of the batches lies beside them for the trials to come (some GB, which can be deleted).
 `--methods` runs some alone, `--recovery` one table, `--part 1/2` and `--part 2/2` share the work, `--hours`
 ends it in time, `--tables` only writes benchmarks/results/quality_SET.md and .json from what is there.
-`--val ours` with other settings, such as `distill.attention=300`, is how ours is tuned.
+`--val ours` with other settings, such as `distill.attention=300`, is how ours is tuned; what each trial sets
+itself (`PLANNED` and `RECOVERIES` in benchmarks/trials.py) is changed there.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
 that, another one chooses the learning rates) and trained by the recipe where it is missing; on the hard set

@@ -86,7 +86,7 @@ CHANGES: dict[str, dict[str, str]] = {
     "no norms measured anew": {"prune.recalibrate": "none"},
     "no distilled predictions": {"distill.predictions": "0"},
     "distilled attention as well": {"distill.attention": "30"},
-    # At the rate that its val prefers.
+    # At the best of its rates on val at 5 %: 0.741, 0.757 and 0.745 with 0.004, 0.008 and 0.016 (2026-11-25).
     "AdamW instead of Muon": {
         "finetune.optimizer": "adamw",
         "finetune.schedule": "cosine",
