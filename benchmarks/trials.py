@@ -56,15 +56,14 @@ PLANNED: dict[str, dict[str, str]] = {
 DENSE, TUNED, SCRATCH = CONTROLS = ("dense", "dense, fine-tuned", "from scratch")
 METHODS = (*PLANNED, *SELECTIONS, *CONTROLS)
 
+ADAMW = {"finetune.optimizer": "adamw", "finetune.schedule": "cosine", "finetune.weight_decay": "0.01"}
 RECOVERIES: dict[Recovery, dict[str, str]] = {
     "plain": {
         "prune.compensate": "none",
         "prune.recalibrate": "none",
         "distill.predictions": "0",
         "distill.attention": "0",
-        "finetune.optimizer": "adamw",
-        "finetune.schedule": "cosine",
-        "finetune.weight_decay": "0.01",
+        **ADAMW,
     },
     "ours": {
         "prune.compensate": "refit",
@@ -87,12 +86,7 @@ CHANGES: dict[str, dict[str, str]] = {
     "no distilled predictions": {"distill.predictions": "0"},
     "distilled attention as well": {"distill.attention": "30"},
     # At the best of its rates on val at 5 %: 0.741, 0.757 and 0.745 with 0.004, 0.008 and 0.016 (2026-11-25).
-    "AdamW instead of Muon": {
-        "finetune.optimizer": "adamw",
-        "finetune.schedule": "cosine",
-        "finetune.weight_decay": "0.01",
-        "finetune.lr": "0.008",
-    },
+    "AdamW instead of Muon": {**ADAMW, "finetune.lr": "0.008"},
 }
 
 
