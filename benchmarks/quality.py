@@ -9,7 +9,7 @@ the teacher said of the batches lies beside them for the trials to come (some GB
 `--methods` runs some alone, `--recovery` one table, `--part 1/2` and `--part 2/2` share the work, `--hours`
 ends it in time, `--tables` only writes benchmarks/results/quality_SET.md and .json from what is there.
 `--val ours` with other settings, such as `distill.attention=300`, is how ours is tuned; what each trial sets
-itself (`PLANNED` and `RECOVERIES` in benchmarks/trials.py) is changed there.
+itself (`PLANNED` and `RECOVERIES` in benchmarks/trials.py) is changed there, and refused here.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
 that, another one chooses the learning rates) and trained by the recipe where it is missing; on the hard set
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from benchmarks.contests import RATES, SETS
 from benchmarks.study import TABLES, Study
-from benchmarks.trials import METHODS, Bench, OutOfTime
+from benchmarks.trials import METHODS, Bench, OutOfTime, Trial
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,7 +37,7 @@ def bench_of(name: str, overrides: Sequence[str] = (), deadline: float = math.in
     return Bench(str(ROOT / contest.recipe), both, contest.tuning, folder, ROOT / "weights", deadline)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the trials that have no result yet and writes the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,12 +51,16 @@ def main() -> None:
     parser.add_argument("--part", default="1/1", help="1/2 and 2/2 share the trials of two processes")
     parser.add_argument("--tables", action="store_true", help="run nothing")
     parser.add_argument("--val", choices=METHODS, help="only score this method with our recovery on val")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args(arguments)
     deadline = -math.inf if given.tables else time.monotonic() + 3600 * given.hours
     contest = SETS[given.set]
     anywhere = [text for text in given.overrides if not text.startswith("data.root=")]
     if contest.pool and anywhere != given.overrides:
         parser.error(f"{given.set} finds each data set where its recipe says: leave data.root out")
+    own = Trial(given.val or "ours", 1.0, "ours", RATES[0], 0, "test").keys
+    for key in (text.partition("=")[0] for text in given.overrides):
+        if key in own:
+            parser.error(f"{key} is set by each trial itself: change it in benchmarks/trials.py")
     benches = {name: bench_of(name, given.overrides, deadline) for name in contest.pool or (given.set,)}
     chooser = benches.get(contest.chooser) or bench_of(contest.chooser, anywhere, deadline)
     study = Study(given.set, tuple(benches.values()), chooser, given.lr)

@@ -117,9 +117,9 @@ class Trial:
     change: str = ""
 
     @property
-    def overrides(self) -> list[str]:
+    def keys(self) -> dict[str, str]:
         """The recipe's keys that this trial sets."""
-        keys = {
+        return {
             **{**PLANNED, SCRATCH: OURS}.get(self.method, {}),
             **RECOVERIES[self.recovery],
             "prune.budget.macs": f"{100 * self.share:g}%",
@@ -127,7 +127,11 @@ class Trial:
             "finetune.seed": f"{self.seed}",
             **CHANGES.get(self.change, {}),
         }
-        return [f"{key}={value}" for key, value in keys.items()]
+
+    @property
+    def overrides(self) -> list[str]:
+        """The same as the command line has them."""
+        return [f"{key}={value}" for key, value in self.keys.items()]
 
 
 @dataclass
@@ -170,7 +174,7 @@ class Bench:
         """
         recipe = self.load(split, f"train.seed={seed}")
         trained_on = "+".join(recipe.data.train)
-        path = self.models / f"{Path(self.recipe).stem}_{trained_on}_seed{seed}.pth"
+        path = self.models / f"{self.folder.name}_{trained_on}_seed{seed}.pth"
         if not path.exists():
             if time.monotonic() > self.deadline:
                 raise OutOfTime

@@ -13,6 +13,7 @@ import yaml
 from benchmarks.answers import Remembered
 from benchmarks.contests import SETS
 from benchmarks.peers import SELECTIONS
+from benchmarks.quality import main
 from benchmarks.study import Study, difference, pooled
 from benchmarks.trials import CHANGES, CONTROLS, PLANNED, Bench, OutOfTime, Trial
 from compress.distill import Answers, Distillation
@@ -91,7 +92,7 @@ def test_val_is_scored_by_a_detector_of_its_own(bench: Bench) -> None:
     facts = bench.result(Trial("ours", 0.3, "ours", 1e-3, 0, "val"))
     assert facts["settings"]["data.test"] == ["val"]
     names = {path.name for path in bench.models.iterdir()}
-    assert names == {"tiny_train+val_seed0.pth", "tiny_train_seed0.pth"}
+    assert names == {"results_train+val_seed0.pth", "results_train_seed0.pth"}
 
 
 def test_what_a_teacher_said_is_kept_for_the_next_trial_to_the_last_bit(
@@ -131,6 +132,16 @@ def test_each_ingredient_can_be_left_out() -> None:
     for change in CHANGES:
         less = Trial("ours", 0.3, "ours", 1e-3, 0, "test", change).overrides
         assert set(less) - set(whole) == {f"{key}={value}" for key, value in CHANGES[change].items()}
+
+
+def test_a_setting_that_each_trial_sets_itself_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for texts in (["--val", "ours", "finetune.optimizer=adamw"], ["prune.choice=global"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["hard", *texts])
+        assert stopped.value.code == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        key = texts[-1].partition("=")[0]
+        assert told.endswith(f"error: {key} is set by each trial itself: change it in benchmarks/trials.py")
 
 
 def test_differences_pair_the_resamples_and_average_the_seeds() -> None:
