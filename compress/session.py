@@ -18,7 +18,7 @@ from detectors.data import AUGMENTATIONS, DATASETS, Dataset, Split, outcomes_of
 from detectors.data import build as build_data
 from detectors.data.loader import TrainLoader, class_counts, eval_loader, train_loader
 from detectors.engine.distributed import Place
-from detectors.engine.terms import Term
+from detectors.engine.terms import Term, check_weights
 from detectors.errors import ConfigError, DataError, UnknownClassError, sentence, some
 from detectors.evaluation import METRICS
 from detectors.evaluation.run import Predictions, Score, predictions, score
@@ -129,8 +129,10 @@ def terms_of(
         teacher: a detector, or the checkpoint of one; None: no distillation.
 
     Raises:
-        UserError: a term that cannot serve this detector, or a teacher that cannot be read or does not fit.
+        UserError: a term that cannot serve this detector, a weight of a loss that it does not have, or a
+            teacher that cannot be read or does not fit.
     """
+    check_weights(detector, settings.loss_weights)  # here, before anything slow begins
     terms: list[Term] = []
     if settings.sparsity:
         terms.append(sparsity(detector, settings.sparsity))

@@ -109,6 +109,9 @@ class TrainConfig:
     sparsity: float = setting(
         0.0, "weight of the sum of |scale| over the batch norms of layers that can be cut; 0: off"
     )
+    loss_weights: dict[str, float] = setting(
+        {}, "multipliers of the detector's own loss terms by name, such as {boxes: 4}; 1 for those not named"
+    )
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast the forward pass")
     channels_last: bool = setting(True, "memory layout that convolutions prefer")
     seed: int = setting(0, "seed of weights, order and augmentation")
@@ -123,6 +126,8 @@ class TrainConfig:
         require(self.weight_decay >= 0, "train or finetune: weight_decay", self.weight_decay, "0 or more")
         require(self.sparsity >= 0, "train or finetune: sparsity", self.sparsity, "0 or more")
         require(0 <= self.warmup < 1, "train or finetune: warmup", self.warmup, "a share from 0 to below 1")
+        for name, weight in self.loss_weights.items():
+            require(weight >= 0, f"train or finetune: loss_weights.{name}", weight, "0 or more")
         clip = self.clip_norm
         require(clip is None or clip > 0, "train or finetune: clip_norm", clip, "above 0, or null")
 

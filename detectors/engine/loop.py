@@ -106,7 +106,8 @@ def fit(
         wait(place)
 
     detector.train()
-    with _stop_signals() as stop, losses_of(detector, terms, place) as compute, torch.random.fork_rng():
+    weighted = losses_of(detector, terms, place, settings.loss_weights)
+    with _stop_signals() as stop, weighted as compute, torch.random.fork_rng():
         while progress.epoch < settings.epochs:
             started = time.monotonic()
             # Of the epoch's first step, also where this process starts inside the epoch.

@@ -1,15 +1,19 @@
 """Further terms of a training's loss, computed in the detector's own forward pass."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detectors.engine.distributed import Place
+from detectors.errors import ConfigError
 from detectors.models.base import Detector
+from detectors.registry import did_you_mean
 from detectors.types import Target
 
 
@@ -97,17 +101,21 @@ class Losses(nn.Module):
         detector: trained.
         terms: added to its own losses.
         seen: what `watched` notes of the detector.
+        weights: multipliers of its own losses by name; 1 for those not named.
     """
 
-    def __init__(self, detector: Detector, terms: Sequence[Term], seen: Seen) -> None:
+    def __init__(
+        self, detector: Detector, terms: Sequence[Term], seen: Seen, weights: Mapping[str, float]
+    ) -> None:
         super().__init__()
         self.detector = detector
-        self._terms, self._seen = tuple(terms), seen
+        self._terms, self._seen, self._weights = tuple(terms), seen, weights
 
     def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
-        """The detector's own named losses, and behind them those of the terms."""
+        """The detector's own named losses, weighted, and behind them those of the terms."""
         self._seen.forget()
-        values = self.detector.losses(images, targets)
+        own = self.detector.losses(images, targets)
+        values = {name: self._weights.get(name, 1.0) * value for name, value in own.items()}
         for term in self._terms:
             more = term(self.detector, images, self._seen)
             assert not values.keys() & more.keys(), f"two loss terms are called {values.keys() & more.keys()}"
@@ -116,12 +124,39 @@ class Losses(nn.Module):
         return values
 
 
+def check_weights(detector: Detector, weights: Mapping[str, float]) -> None:
+    """Raises ConfigError for a weight of a loss that the detector does not have.
+
+    What it has is seen in what a copy of it answers about two images of noise with a box each.
+    """
+    if not weights:
+        return
+    height, width = detector.size
+    device = next(detector.parameters()).device
+    box = torch.tensor([[width / 4, height / 4, width / 2, height / 2]], device=device)
+    target = Target.of(box, torch.zeros(1, dtype=torch.int64, device=device))
+    with torch.no_grad(), torch.random.fork_rng():
+        images = torch.rand(2, 3, height, width, device=device)
+        known = list(copy.deepcopy(detector).train().losses(images, [target, target]))
+    for name in weights:
+        if name not in known:
+            lacking = f"{detector.spec.name} has no such loss{did_you_mean(name, known)}"
+            raise ConfigError(f"train or finetune: loss_weights.{name}: {lacking}")
+
+
 @contextmanager
-def losses_of(detector: Detector, terms: Sequence[Term], place: Place) -> Iterator[nn.Module]:
-    """What gives the loss terms of (images, targets), in one process or several, for a block."""
+def losses_of(
+    detector: Detector, terms: Sequence[Term], place: Place, weights: Mapping[str, float] | None = None
+) -> Iterator[nn.Module]:
+    """What gives the weighted loss terms of (images, targets), in one process or several, for a block.
+
+    Raises:
+        ConfigError: see `check_weights`.
+    """
+    check_weights(detector, weights or {})
     layers = dict.fromkeys(name for term in terms for name in term.layers)
     with watched(detector, list(layers)) as seen:
-        compute = Losses(detector, terms, seen)
+        compute = Losses(detector, terms, seen, weights or {})
         if place.world == 1:
             yield compute
             return

@@ -150,6 +150,12 @@ def misfits(
         ("train.py", ["data.synthetic.classes=99", "out=new"], ["data.synthetic.classes=99 must be 1 to 40"]),
         ("train.py", ["train.batch=0", "out=new"], ["batch=0"]),
         ("train.py", ["train.sparsity=-1", "out=new"], ["sparsity=-1"]),
+        ("train.py", ["train.loss_weights.boxes=-1", "out=new"], ["loss_weights.boxes=-1"]),
+        (
+            "prune.py",
+            [MODEL, "finetune.loss_weights.box=4", "out=new"],
+            ["loss_weights.box: ssd_vgg16_bn has no such loss; did you mean boxes?"],
+        ),
         (
             "train.py",
             ["train.sparsity=1e-4", "detector.name=refinedet", "out=new"],

@@ -1,14 +1,16 @@
 """Terms join the loss within the detector's own forward pass, and a training with them resumes like any."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from training_case import ALONE, STEPS, Quiet, loader, new_detector, settings, train
 
 from detectors.engine.loop import fit
-from detectors.engine.terms import Seen, losses_of
-from detectors.errors import RunError, TrainingError
+from detectors.engine.terms import Seen, check_weights, losses_of
+from detectors.errors import ConfigError, RunError, TrainingError
+from detectors.models import build
 from detectors.models.base import Detector
 from detectors.types import Target
 
@@ -59,6 +61,61 @@ def test_a_term_sees_the_outputs_and_inputs_of_the_one_forward_pass():
     assert values.keys() == {"classes", "boxes", "noted"}
     own = detector.losses(images, TARGETS)
     assert all(torch.equal(values[key], own[key]) for key in own)
+
+
+def test_the_detectors_own_losses_are_weighted_by_name_and_terms_are_not():
+    detector, images = new_detector().eval(), torch.rand(2, 3, 64, 64)
+    own = detector.losses(images, TARGETS)
+    with losses_of(detector, (Noted(),), ALONE) as compute:
+        noted = compute(images, TARGETS)["noted"]
+    with losses_of(detector, (Noted(),), ALONE, {"boxes": 4.0}) as compute:
+        values = compute(images, TARGETS)
+    expected = {"classes": own["classes"], "boxes": 4 * own["boxes"], "noted": noted}
+    assert {key: value.item() for key, value in values.items()} == {k: v.item() for k, v in expected.items()}
+
+
+def test_looking_for_the_names_of_losses_changes_nothing():
+    detector = new_detector().train()
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    random = torch.random.get_rng_state()
+    check_weights(detector, {"boxes": 4.0, "classes": 1.0})
+    assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
+    assert torch.equal(random, torch.random.get_rng_state())
+    assert detector.training
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        (
+            "ssd_vgg16_bn",
+            {"boxs": 4.0},
+            r"loss_weights.boxs: ssd_vgg16_bn has no such loss; did you mean boxes\?",
+        ),
+        (
+            "refinedet",
+            {"boxes": 2.0, "iou": 4.0},
+            "refinedet has no such loss; known: arm_boxes, arm_classes",
+        ),
+    ],
+)
+def test_a_weight_of_no_loss_is_one_line(name: str, weights: dict[str, float], message: str):
+    detector = build(name, ("a", "b"), size=(64, 64), width=0.0625)
+    with pytest.raises(ConfigError, match=message) as caught, losses_of(detector, (), ALONE, weights):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_more_weight_on_boxes_brings_their_loss_further_down():
+    how = settings(epochs=6, optimizer="adamw", lr=1e-3, schedule="constant")
+    last = {
+        weight: fit(
+            new_detector(), loader(images=4), replace(how, loss_weights={"boxes": weight}), place=ALONE
+        )[-1]["boxes"]
+        / weight
+        for weight in (0.01, 10.0)
+    }
+    assert last[10.0] < last[0.01]
 
 
 def test_a_term_is_trained_for_and_stands_in_the_history():
