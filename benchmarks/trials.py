@@ -63,6 +63,7 @@ RECOVERIES: dict[Recovery, dict[str, str]] = {
         "prune.recalibrate": "none",
         "distill.predictions": "0",
         "distill.attention": "0",
+        "finetune.loss_weights.boxes": "1",
         **ADAMW,
     },
     "ours": {
