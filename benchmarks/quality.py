@@ -1,6 +1,7 @@
 """Which way of cutting keeps the most: python -m benchmarks.quality SET [key=value ...] [--hours H].
 
-SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`), or bccd+cards, their mean. Every
+SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`), bccd+cards, their mean, or bccd-wide,
+a detector of as many parameters as the one for which our goals on BCCD were set. Every
 method cuts the same dense detector once and gets the same epochs of fine-tuning; its learning rate is the
 best of three on the val split, at one or two shares of the MACs (benchmarks/contests.py), or that of `--lr`.
 Then test is read once for each method, share and seed. Each trial leaves a JSON file in
