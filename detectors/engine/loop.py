@@ -83,7 +83,7 @@ def fit(
         For each epoch its number, mean loss terms, learning rate and seconds.
 
     Raises:
-        ConfigError: batches of one image that a batch norm cannot train on; a weight of a loss that is not there.
+        ConfigError: batches of one image that a batch norm cannot train on, or a weight of no loss.
         TrainingError: a loss or weight that is not finite; the state file then holds the last good epoch.
         Interrupted: SIGINT or SIGTERM came; the state file holds the step it came at.
     """
