@@ -1,16 +1,16 @@
 """Which way of cutting keeps the most: python -m benchmarks.quality SET [key=value ...] [--hours H].
 
-SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`), bccd+cards, their mean, or bccd-
-wide, a detector of as many parameters as the one for which our goals on BCCD were set. Every method cuts the
-same dense detector once and gets the same epochs of fine-tuning; its learning rate is the best of three on
-the val split, at one or two shares of the MACs (benchmarks/contests.py), or that of `--lr`. Then test is read
-once for each method, share and seed. Each trial leaves a JSON file in benchmarks/results/quality/SET, named
-by its settings, so that the command goes on where it was stopped; what the teacher said of the batches lies
-beside them for the trials to come (some GB, which can be deleted). `--methods` runs some alone, `--recovery`
-one table, `--part 1/2` and `--part 2/2` share the work, `--hours` ends it in time, `--tables` only writes
-benchmarks/results/quality_SET.md and .json from what is there. `--val ours` with other settings, such as
-`distill.attention=300`, is how ours is tuned; what each trial sets itself (`PLANNED` and `RECOVERIES` in
-benchmarks/trials.py) is changed there, and refused here.
+SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`), bccd+cards, their mean, or
+bccd-wide, a detector of as many parameters as the one for which our goals on BCCD were set. Every method cuts
+the same dense detector once and gets the same epochs of fine-tuning; its learning rate is the best of three
+on the val split, at one or two shares of the MACs (benchmarks/contests.py), or that of `--lr`. Then test is
+read once for each method, share and seed. Each trial leaves a JSON file in benchmarks/results/quality/SET,
+named by its settings, so that the command goes on where it was stopped; what the teacher said of the batches
+lies beside them for the trials to come (some GB, which can be deleted). `--methods` runs some alone,
+`--recovery` one table, `--part 1/2` and `--part 2/2` share the work, `--hours` ends it in time, `--tables`
+only writes benchmarks/results/quality_SET.md and .json from what is there. `--val ours` with other settings,
+such as `distill.attention=300`, is how ours is tuned; what each trial sets itself (`PLANNED` and `RECOVERIES`
+in benchmarks/trials.py) is changed there, and refused here.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
 that, another one chooses the learning rates) and trained by the recipe where it is missing; on the hard set
