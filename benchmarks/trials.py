@@ -66,6 +66,7 @@ RECOVERIES: dict[Recovery, dict[str, str]] = {
         "finetune.loss_weights.boxes": "1",
         **ADAMW,
     },
+    # Here the boxes weigh what the data set's recipe or contest says.
     "ours": {
         "prune.compensate": "refit",
         "prune.recalibrate": "norms",
@@ -73,7 +74,6 @@ RECOVERIES: dict[Recovery, dict[str, str]] = {
         "finetune.optimizer": "muon",
         "finetune.schedule": "linear",
         "finetune.weight_decay": "0.1",
-        "finetune.loss_weights.boxes": "10",
     },
 }
 # Ours with one thing changed.
