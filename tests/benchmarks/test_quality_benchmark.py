@@ -134,6 +134,13 @@ def test_each_ingredient_can_be_left_out() -> None:
         assert set(less) - set(whole) == {f"{key}={value}" for key, value in CHANGES[change].items()}
 
 
+def test_the_boxes_weigh_what_the_data_set_says_with_our_recovery_alone(bench: Bench) -> None:
+    heavy = replace(bench, overrides=(*bench.overrides, "finetune.loss_weights.boxes=4"))
+    for recovery, weight in (("ours", 4), ("plain", 1)):
+        trial = Trial("uniform L1", 0.3, recovery, 1e-3, 0, "test")
+        assert heavy.load("test", *trial.overrides).finetune.loss_weights == {"boxes": weight}
+
+
 def test_a_setting_that_each_trial_sets_itself_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for texts in (["--val", "ours", "finetune.optimizer=adamw"], ["prune.choice=global"]):
         with pytest.raises(SystemExit) as stopped:
