@@ -23,8 +23,10 @@ class Remembered(Distillation):
     """
 
     def __init__(self, term: Distillation, how: DistillConfig, folder: Path) -> None:
-        super().__init__(term.teacher, how, term.layers)
-        asked = f"{self.settings} {self.layers}".encode()
+        layers = term.layers
+        super().__init__(term.teacher, how, layers)
+        # Not what the answers weigh: trials that differ in that share them.
+        asked = f"{self.settings['distill.teacher']} {bool(how.predictions)} {how.cache} {layers}".encode()
         self._folder = folder / hashlib.blake2b(asked, digest_size=8).hexdigest()
 
     def lesson(self, images: Tensor) -> Answers:

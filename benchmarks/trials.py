@@ -44,8 +44,9 @@ RESAMPLES = 500
 # Keys that decide where things lie and how fast they come, not what comes.
 NO_MATTER = ("data.root", "data.workers", "data.cache", "distill.cache")
 
-# What our planner is told by each method that it serves.
-OURS = {"prune.criterion": "taylor", "prune.choice": "uniform"}
+# What our planner is told by each method that it serves. Ours takes the widths that the data set's recipe or
+# contest says.
+OURS = {"prune.criterion": "taylor"}
 PLANNED: dict[str, dict[str, str]] = {
     "ours": OURS,
     "uniform L1": {"prune.criterion": "l1", "prune.choice": "uniform"},

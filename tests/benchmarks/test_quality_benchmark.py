@@ -109,6 +109,8 @@ def test_what_a_teacher_said_is_kept_for_the_next_trial_to_the_last_bit(
     monkeypatch.setattr(Distillation, "lesson", lambda _, images: asked.append(images) or first)
     later = Remembered(term, recipe.distill, tmp_path)
     assert_equal(later.lesson(images), first)
+    heavier = replace(recipe.distill, predictions=3.0)
+    assert_equal(Remembered(term, heavier, tmp_path).lesson(images), first)
     assert asked == []
     later.lesson(images + 0.1)
     other = replace(recipe.distill, attention=0.0)
@@ -141,8 +143,15 @@ def test_the_boxes_weigh_what_the_data_set_says_with_our_recovery_alone(bench: B
         assert heavy.load("test", *trial.overrides).finetune.loss_weights == {"boxes": weight}
 
 
+def test_ours_alone_takes_the_widths_that_the_data_set_says(bench: Bench) -> None:
+    other = replace(bench, overrides=(*bench.overrides, "prune.choice=knapsack"))
+    for method, choice in (("ours", "knapsack"), ("from scratch", "knapsack"), ("uniform L1", "uniform")):
+        trial = Trial(method, 0.3, "ours", 1e-3, 0, "test")
+        assert other.load("test", *trial.overrides).prune.choice == choice
+
+
 def test_a_setting_that_each_trial_sets_itself_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for texts in (["--val", "ours", "finetune.optimizer=adamw"], ["prune.choice=global"]):
+    for texts in (["--val", "ours", "finetune.optimizer=adamw"], ["prune.criterion=l1"]):
         with pytest.raises(SystemExit) as stopped:
             main(["hard", *texts])
         assert stopped.value.code == 2
