@@ -22,6 +22,7 @@ import argparse
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.contests import RATES, SETS
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", default="1/1", help="1/2 and 2/2 share the trials of two processes")
     parser.add_argument("--tables", action="store_true", help="run nothing")
     parser.add_argument("--val", choices=METHODS, help="only score this method with our recovery on val")
+    parser.add_argument("--seed", type=int, default=0, help="of --val")
     given = parser.parse_intermixed_args(arguments)
     deadline = -math.inf if given.tables else time.monotonic() + 3600 * given.hours
     contest = SETS[given.set]
@@ -68,10 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.val:
         for rate in RATES:
             for trial in study.tuning(given.val, "ours", rate):
-                print(
-                    f"{chooser.result(trial)['score']:.4f} on val, lr {rate:g}, share {trial.share:g}",
-                    flush=True,
-                )
+                score = chooser.result(replace(trial, seed=given.seed))["score"]
+                print(f"{score:.4f} on val, lr {rate:g}, share {trial.share:g}", flush=True)
         return
     try:
         part, parts = map(int, given.part.split("/"))

@@ -222,6 +222,22 @@ def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Pa
     assert max(one["score"] for one in record if one["method"] == "ours") == pytest.approx(0.56)
 
 
+def test_val_alone_scores_each_rate_and_share_with_the_seed_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def result(_: Bench, trial: Trial) -> dict[str, Any]:
+        asked.append(trial)
+        return {"score": trial.lr + trial.share}
+
+    monkeypatch.setattr(Bench, "result", result)
+    main(["bccd", "--val", "ours", "--seed", "3"])
+    assert {(trial.seed, trial.split, trial.method) for trial in asked} == {(3, "val", "ours")}
+    assert len(asked) == 6
+    assert capsys.readouterr().out.splitlines()[1] == "0.0165 on val, lr 0.004, share 0.0125"
+
+
 def test_a_dense_detector_alone_says_what_it_scores(tmp_path: Path) -> None:
     class One(Recorded):
         def result(self, trial: Trial) -> dict[str, Any]:
