@@ -91,8 +91,9 @@ def test_a_result_is_read_from_its_file_and_another_setting_has_another(bench: B
 def test_val_is_scored_by_a_detector_of_its_own(bench: Bench) -> None:
     facts = bench.result(Trial("ours", 0.3, "ours", 1e-3, 0, "val"))
     assert facts["settings"]["data.test"] == ["val"]
-    names = {path.name for path in bench.models.iterdir()}
-    assert names == {"results_train+val_seed0.pth", "results_train_seed0.pth"}
+    assert bench.dense("test").name == "results_train+val_seed0.pth"
+    assert bench.dense("val").name == "results_train_seed0.pth"
+    assert {bench.dense("test"), bench.dense("val")} == set(bench.models.glob("*.pth"))
 
 
 def test_what_a_teacher_said_is_kept_for_the_next_trial_to_the_last_bit(
