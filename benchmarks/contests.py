@@ -37,10 +37,7 @@ class Contest:
 PHOTOS = ("prune.multiple=2", "prune.largest_cut=1", "finetune.loss_weights.boxes=4")
 WITHOUT_VAL = ("data.train=[train]", "data.test=[val]")
 # As many parameters (2.6 M) as the detector for which our goals on BCCD were set; trained in half the epochs.
-# At 1.25 % its val prefers the knapsack's widths: 0.527 and 0.516 with two seeds, uniform ones have 0.521 and
-# 0.506. At 5 %, one run each, 0.572 and 0.574 (2026-11-26).
 WIDE = (
-    "prune.choice=knapsack",
     "detector.width=0.328",
     "train.optimizer=muon",
     "train.schedule=linear",
