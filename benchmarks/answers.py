@@ -23,10 +23,10 @@ class Remembered(Distillation):
     """
 
     def __init__(self, term: Distillation, how: DistillConfig, folder: Path) -> None:
-        layers = term.layers
-        super().__init__(term.teacher, how, layers)
+        super().__init__(term.teacher, how, term.layers)
+        teacher = self.settings["distill.teacher"]
         # Not what the answers weigh: trials that differ in that share them.
-        asked = f"{self.settings['distill.teacher']} {bool(how.predictions)} {how.cache} {layers}".encode()
+        asked = f"{teacher} {bool(how.predictions)} {how.cache} {self.layers}".encode()
         self._folder = folder / hashlib.blake2b(asked, digest_size=8).hexdigest()
 
     def lesson(self, images: Tensor) -> Answers:

@@ -53,13 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", default="1/1", help="1/2 and 2/2 share the trials of two processes")
     parser.add_argument("--tables", action="store_true", help="run nothing")
     parser.add_argument("--val", choices=METHODS, help="only score this method with our recovery on val")
-    parser.add_argument("--seed", type=int, default=0, help="of --val")
+    parser.add_argument("--seed", type=int, help="of --val, instead of 0")
     given = parser.parse_intermixed_args(arguments)
     deadline = -math.inf if given.tables else time.monotonic() + 3600 * given.hours
     contest = SETS[given.set]
     anywhere = [text for text in given.overrides if not text.startswith("data.root=")]
     if contest.pool and anywhere != given.overrides:
         parser.error(f"{given.set} finds each data set where its recipe says: leave data.root out")
+    if given.seed is not None and not given.val:
+        parser.error("--seed goes with --val: the seeds of test are those of benchmarks/contests.py")
     own = Trial(given.val or "ours", 1.0, "ours", RATES[0], 0, "test").keys
     for key in (text.partition("=")[0] for text in given.overrides):
         if key in own:
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.val:
         for rate in RATES:
             for trial in study.tuning(given.val, "ours", rate):
-                score = chooser.result(replace(trial, seed=given.seed))["score"]
+                score = chooser.result(replace(trial, seed=given.seed or 0))["score"]
                 print(f"{score:.4f} on val, lr {rate:g}, share {trial.share:g}", flush=True)
         return
     try:

@@ -161,6 +161,16 @@ def test_a_setting_that_each_trial_sets_itself_is_refused(capsys: pytest.Capture
         assert told.endswith(f"error: {key} is set by each trial itself: change it in benchmarks/trials.py")
 
 
+def test_a_seed_without_val_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["hard", "--seed", "1", "--tables"])
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith(
+        "error: --seed goes with --val: the seeds of test are those of benchmarks/contests.py"
+    )
+
+
 def test_differences_pair_the_resamples_and_average_the_seeds() -> None:
     ours = [{"score": 0.5, "resampled": [0.4, 0.5, 0.6]}, {"score": 0.7, "resampled": [0.6, 0.7, 0.8]}]
     others = [{"score": 0.3, "resampled": [0.2, 0.3, 0.4]}]
