@@ -1,11 +1,11 @@
-"""What scoring and mending cost beside training: python -m benchmarks.calibration [--quick] [--out FOLDER].
+"""What scoring and mending cost beside training: python -m benchmarks.calibration [--device cuda] [--quick].
 
 On drawn images of the size of recipes/bccd.yaml and its detector: seconds of the scores of each criterion of
 data over 256 images, as multiples of a plain training pass over them in float32, in turn; the memory that
 one of these adds at most to a process that does nothing else; seconds of mending a cut to 10 % of the MACs
 on 364 images, as many as BCCD has to train on. Writes calibration.json and calibration.md to
-benchmarks/results. To be run on an idle machine; some minutes on two cores. `--quick` runs the same code on
-few small images.
+benchmarks/results; on a GPU, calibration_cuda.json and .md, where the memory is the GPU's. To be run on an
+idle machine; some minutes on two cores. `--quick` runs the same code on few small images.
 """
 
 import argparse
@@ -59,13 +59,13 @@ _SIZES = {
 
 
 class Job:
-    """The recipe's detector on so many drawn images, which are drawn once and kept."""
+    """The recipe's detector on a device, and so many drawn images, which are drawn once and kept."""
 
-    def __init__(self, images: int, quick: bool) -> None:
+    def __init__(self, images: int, quick: bool, device: torch.device) -> None:
         counts = (f"data.synthetic.train={images}", f"prune.calibration_images={images}")
         texts = [*_DRAWN, *_SIZES[quick], *counts]
         self.recipe = load(Recipe, ROOT / "recipes" / "bccd.yaml", texts)
-        self.place = Place(0, 1, torch.device("cpu"))
+        self.place = Place(0, 1, device)
         self.detector, (self.training,) = open_all(self.recipe, ["train"], self.place)
         for index in range(images):
             self.training.image(index)
@@ -86,35 +86,40 @@ class Job:
         """Seconds of what lies between a cut to a tenth and its fine-tuning."""
         graph, plan = plan_round(self.recipe, 1, self.detector, self.training, self.place)
         slim = carry_out(self.detector, graph, plan)
-        return seconds(
+        return self.seconds(
             lambda: recalibrated(self.recipe, self.detector, slim, plan.keep, self.training, self.place)
         )
 
+    def seconds(self, run: Callable[[], Any]) -> float:
+        """How long a call takes, until the device is done."""
+        started = time.perf_counter()
+        run()
+        if self.place.device.type == "cuda":
+            torch.cuda.synchronize(self.place.device)
+        return time.perf_counter() - started
 
-def seconds(run: Callable[[], Any]) -> float:
-    """How long a call takes."""
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
 
-
-def peak(action: str, quick: bool) -> float:
+def peak(action: str, quick: bool, device: torch.device) -> float:
     """MB that an action adds at most to what a process holds that does nothing else."""
-    command = [sys.executable, "-m", "benchmarks.calibration", "--only", action, *["--quick"] * quick]
+    command = [sys.executable, "-m", "benchmarks.calibration", "--only", action, "--device", str(device)]
+    command += ["--quick"] * quick
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
 
-def perform(action: str, quick: bool) -> None:
-    """One action on few batches, and the most memory that it added to this process."""
-    job = Job(32, quick)
-    held = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the high-water mark begins anew
+def perform(action: str, quick: bool, device: torch.device) -> None:
+    """One action on few batches, and the most memory that it added to this process, or to a GPU."""
+    job, cuda = Job(32, quick, device), device.type == "cuda"
+    held = torch.cuda.memory_allocated(device) / 1e6 if cuda else _resident("VmRSS")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the high-water mark begins anew
     if action == "training":
         job.train()
     else:
         job.score(action)
-    print(_resident("VmHWM") - held)
+    print((torch.cuda.max_memory_allocated(device) / 1e6 if cuda else _resident("VmHWM")) - held)
 
 
 def _resident(what: str) -> float:
@@ -124,9 +129,10 @@ def _resident(what: str) -> float:
     return int(line.split()[1]) / 1e3
 
 
-def measure(quick: bool) -> dict[str, Any]:
+def measure(quick: bool, device: torch.device) -> dict[str, Any]:
     """Everything, one after the other."""
-    job, runs = Job(16 if quick else 256, quick), 1 if quick else RUNS
+    job, runs = Job(16 if quick else 256, quick, device), 1 if quick else RUNS
+    seconds = job.seconds
     job.train()
     passes: list[float] = []
     scores: dict[str, list[float]] = {criterion: [] for criterion in CRITERIA}
@@ -134,15 +140,19 @@ def measure(quick: bool) -> dict[str, Any]:
         passes.append(seconds(job.train))
         for criterion, found in scores.items():
             found.append(seconds(lambda name=criterion: job.score(name)))  # type: ignore[misc]
-    whole = Job(16 if quick else 364, quick)
+    whole = Job(16 if quick else 364, quick, device)
+    cuda = device.type == "cuda"
+    words = ["python -m benchmarks.calibration", *["--device cuda"] * cuda, *["--quick"] * quick]
     return {
-        "command": "python -m benchmarks.calibration" + (" --quick" if quick else ""),
+        "command": " ".join(words),
         "date": date.today().isoformat(),
-        "machine": machine(),
+        "machine": f"{torch.cuda.get_device_name(device)}, {machine()}" if cuda else machine(),
         "threads": torch.get_num_threads(),
         "images": len(job.training),
-        "training": {"seconds": passes, "mb": peak("training", quick)},
-        "scores": {name: {"seconds": found, "mb": peak(name, quick)} for name, found in scores.items()},
+        "training": {"seconds": passes, "mb": peak("training", quick, device)},
+        "scores": {
+            name: {"seconds": found, "mb": peak(name, quick, device)} for name, found in scores.items()
+        },
         "mending": [whole.mend() for _ in range(runs)],
     }
 
@@ -171,22 +181,24 @@ def summary(facts: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def main(quick: bool, out: Path, only: str | None) -> None:
+def main(quick: bool, out: Path, only: str | None, device: torch.device) -> None:
     """Measures and writes."""
     if only is not None:
-        perform(only, quick)
+        perform(only, quick, device)
         return
-    facts = measure(quick)
+    facts = measure(quick, device)
     text = summary(facts)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "calibration.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    (out / "calibration.md").write_text(text, encoding="utf-8")
+    name = "calibration_cuda" if device.type == "cuda" else "calibration"
+    (out / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (out / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
 
 
 if __name__ == "__main__":
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="few small images, one run")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the two files")
     parser.add_argument("--only", choices=("training", *CRITERIA), help="one action; prints its peak MB")

@@ -2,12 +2,16 @@
 
 import json
 
+import torch
+
 from benchmarks import calibration as benchmark
+
+CPU = torch.device("cpu")
 
 
 def test_the_quick_run_times_every_criterion_and_writes_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "peak", lambda action, quick: 100.0 + len(action))
-    benchmark.main(quick=True, out=tmp_path, only=None)
+    monkeypatch.setattr(benchmark, "peak", lambda action, quick, device: 100.0 + len(action))
+    benchmark.main(quick=True, out=tmp_path, only=None, device=CPU)
     facts = json.loads((tmp_path / "calibration.json").read_text())
     assert facts["scores"].keys() == set(benchmark.CRITERIA)
     assert all(value > 0 for found in facts["scores"].values() for value in found["seconds"])
@@ -18,4 +22,4 @@ def test_the_quick_run_times_every_criterion_and_writes_it(tmp_path, monkeypatch
 
 
 def test_the_memory_of_an_action_is_measured_in_a_process_of_its_own():
-    assert benchmark.peak("training", quick=True) > 1
+    assert benchmark.peak("training", quick=True, device=CPU) > 1
