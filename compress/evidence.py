@@ -114,6 +114,7 @@ def gather(
             if not value.requires_grad:
                 raise PlanError("the loss depends on no channel that can be cut: there is nothing to score")
             value.backward()
+            del value  # and what it was made of, before the next pass
             found = tally.gates(_images(batch))
             for name, gradients in found.items():
                 rows[name].append(gradients)

@@ -49,9 +49,11 @@ def tapped(model: nn.Module, layers: Iterable[str], see: See, *, backward: bool)
             if not backward:
                 see(name, read.detach().movedim(first, -1), None)
                 return None
-            # Where nothing before needs a gradient, the graph begins here.
-            read = read if read.requires_grad else read.detach().requires_grad_()
-            shown = _Tap.apply(read, lambda x, g: see(name, x.movedim(first, -1), g.movedim(first, -1)))
+            begins = not read.requires_grad  # the graph: nothing before needs a gradient
+            read = read.detach().requires_grad_() if begins else read
+            shown = _Tap.apply(
+                read, lambda x, g: see(name, x.movedim(first, -1), g.movedim(first, -1)), begins
+            )
             return ((shown, *args[1:]), kwargs) if args else (args, kwargs | {"input": shown})
 
         return on_call
@@ -70,19 +72,20 @@ class _Tap(torch.autograd.Function):
     """The identity, which in the backward pass shows the tensor and its gradient to a function.
 
     It keeps the tensor that the layer behind it would keep to train its weights: with the weights held still,
-    a pass takes no more memory than one of training.
+    a pass takes no more memory than one of training. Where the graph begins the gradient goes no further, or
+    the tensor would keep it.
     """
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, see: Callable[[Tensor, Tensor], None]) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, see: Callable[[Tensor, Tensor], None], begins: bool) -> Tensor:
         """The tensor itself."""
-        ctx.see = see
+        ctx.see, ctx.begins = see, begins
         ctx.save_for_backward(tensor)
         return tensor.view_as(tensor)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
         """The gradient itself."""
         (tensor,) = ctx.saved_tensors
         ctx.see(tensor, gradients[0])
-        return gradients[0], None
+        return None if ctx.begins else gradients[0], None, None

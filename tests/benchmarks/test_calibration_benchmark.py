@@ -1,7 +1,9 @@
 """The benchmark of scoring and mending: a small run of all of it."""
 
 import json
+from itertools import accumulate
 
+import pytest
 import torch
 
 from benchmarks import calibration as benchmark
@@ -23,3 +25,21 @@ def test_the_quick_run_times_every_criterion_and_writes_it(tmp_path, monkeypatch
 
 def test_the_memory_of_an_action_is_measured_in_a_process_of_its_own():
     assert benchmark.peak("training", quick=True, device=CPU) > 1
+
+
+def allocated(run):
+    """The most bytes that tensors made by a call hold at a time."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as seen:
+        run()
+    changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]
+    return max(accumulate(sizes))
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "fisher"])
+def test_scores_take_no_more_memory_than_training(criterion):
+    # Two batches: what the first leaves behind counts beside the second.
+    training, scoring = (benchmark.Job(16, quick=False, device=CPU) for _ in range(2))
+    assert allocated(lambda: scoring.score(criterion)) <= allocated(training.train)
