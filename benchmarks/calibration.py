@@ -146,7 +146,7 @@ def measure(quick: bool, device: torch.device) -> dict[str, Any]:
     return {
         "command": " ".join(words),
         "date": date.today().isoformat(),
-        "machine": f"{torch.cuda.get_device_name(device)}, {machine()}" if cuda else machine(),
+        "machine": machine(device),
         "threads": torch.get_num_threads(),
         "images": len(job.training),
         "training": {"seconds": passes, "mb": peak("training", quick, device)},

@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from compress.environment import cores, processor
 from compress.ledger import Ledger
 from compress.report import markdown, verdict
@@ -78,11 +80,12 @@ def seconds(script: str, *arguments: str) -> float:
     return round(time.monotonic() - started, 1)
 
 
-def machine() -> str:
-    """Processor, cores and library versions."""
+def machine(device: torch.device | None = None) -> str:
+    """The GPU where the work was done on one, processor, cores and library versions."""
+    accelerator = "" if device is None or device.type == "cpu" else f"{torch.cuda.get_device_name(device)}, "
     told = Path("/proc/cpuinfo")
     matrix = " with AMX" if told.exists() and "amx_bf16" in told.read_text(encoding="utf-8") else ""
-    return f"{processor()}{matrix}, {counted(cores(), 'core')}, torch {version('torch')}"
+    return f"{accelerator}{processor()}{matrix}, {counted(cores(), 'core')}, torch {version('torch')}"
 
 
 if __name__ == "__main__":

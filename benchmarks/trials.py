@@ -213,7 +213,7 @@ class Bench:
             except OutOfReach:
                 found = {"macs": None, "score": 0.0, "resampled": [0.0] * RESAMPLES}
         facts |= {**found, "seconds": round(time.monotonic() - started), "date": date.today().isoformat()}
-        facts["machine"] = machine() if self.place.device.type == "cpu" else torch.cuda.get_device_name()
+        facts["machine"] = machine(self.place.device)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
         print(f"{facts['score']:.4f} {facts['seconds']:4d} s  {trial}", flush=True)
