@@ -33,6 +33,7 @@ from compress.session import loader_of, open_all
 from detectors.config import load
 from detectors.engine.distributed import Place
 from detectors.engine.loop import fit
+from detectors.errors import counted
 
 RESULTS = ROOT / "benchmarks" / "results"
 CRITERIA = ("taylor", "fisher", "column_subset")
@@ -161,7 +162,7 @@ def summary(facts: Mapping[str, Any]) -> str:
     """The facts as Markdown."""
     training = facts["training"]
     lines = [
-        f"`{facts['command']}`, {facts['date']}, {facts['machine']}, {facts['threads']} threads.",
+        f"`{facts['command']}`, {facts['date']}, {facts['machine']}, {counted(facts['threads'], 'thread')}.",
         "",
         f"| {facts['images']} images, batch 8 | seconds | of a training pass | added MB |",
         "|---|---:|---:|---:|",
