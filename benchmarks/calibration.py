@@ -109,18 +109,22 @@ def peak(action: str, quick: bool, device: torch.device) -> float:
 
 
 def perform(action: str, quick: bool, device: torch.device) -> None:
-    """One action on few batches, and the most memory that it added to this process, or to a GPU."""
-    job, cuda = Job(32, quick, device), device.type == "cuda"
-    held = torch.cuda.memory_allocated(device) / 1e6 if cuda else _resident("VmRSS")
-    if cuda:
+    """Prints the MB that one action on few batches adds at most."""
+    job = Job(32, quick, device)
+    print(added(job.train if action == "training" else lambda: job.score(action), device))
+
+
+def added(run: Callable[[], Any], device: torch.device) -> float:
+    """MB that a call adds at most to this process, or to its tensors on a GPU."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the high-water mark begins anew
-    if action == "training":
-        job.train()
-    else:
-        job.score(action)
-    print((torch.cuda.max_memory_allocated(device) / 1e6 if cuda else _resident("VmHWM")) - held)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - held) / 1e6
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the high-water mark begins anew
+    run()
+    return _resident("VmHWM") - before
 
 
 def _resident(what: str) -> float:
@@ -184,6 +188,8 @@ def summary(facts: Mapping[str, Any]) -> str:
 
 def main(quick: bool, out: Path, only: str | None, device: torch.device) -> None:
     """Measures and writes."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit(f"--device {device}: torch sees no GPU here; leave it out to measure on the CPU")
     if only is not None:
         perform(only, quick, device)
         return

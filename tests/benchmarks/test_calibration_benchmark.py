@@ -27,6 +27,15 @@ def test_the_memory_of_an_action_is_measured_in_a_process_of_its_own():
     assert benchmark.peak("training", quick=True, device=CPU) > 1
 
 
+def test_a_gpu_that_is_not_there_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.main(quick=True, out=tmp_path, only=None, device=torch.device("cuda"))
+    told = "--device cuda: torch sees no GPU here; leave it out to measure on the CPU"
+    assert stopped.value.code == told
+    assert not list(tmp_path.iterdir())
+
+
 def allocated(run):
     """The most bytes that tensors made by a call hold at a time."""
     with torch.profiler.profile(
