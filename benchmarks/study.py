@@ -158,7 +158,8 @@ class Study:
 
     def _result(self, trial: Trial) -> dict[str, Any]:
         benches = self.benches if trial.split == "test" else (self.chooser,)
-        self._results[trial] = pooled([bench.result(trial) for bench in benches])
+        if trial not in self._results:  # a table asks for ours and for val once for each of its cells
+            self._results[trial] = pooled([bench.result(trial) for bench in benches])
         return self._results[trial]
 
     def _cell(self, method: str, table: Recovery, share: float) -> str:
