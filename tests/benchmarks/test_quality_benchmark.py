@@ -14,7 +14,7 @@ from benchmarks.answers import Remembered
 from benchmarks.contests import SETS
 from benchmarks.peers import SELECTIONS
 from benchmarks.quality import main
-from benchmarks.study import Study, difference, pooled
+from benchmarks.study import TABLES, Study, difference, pooled
 from benchmarks.trials import CHANGES, CONTROLS, PLANNED, Bench, OutOfTime, Trial
 from compress.distill import Answers, Distillation
 from compress.session import open_all, terms_of
@@ -139,9 +139,20 @@ def test_each_ingredient_can_be_left_out() -> None:
 
 def test_the_boxes_weigh_what_the_data_set_says_with_our_recovery_alone(bench: Bench) -> None:
     heavy = replace(bench, overrides=(*bench.overrides, "finetune.loss_weights.boxes=4"))
-    for recovery, weight in (("ours", 4), ("plain", 1)):
+    for recovery, weight in (("ours", 4), ("mended", 1), ("plain", 1)):
         trial = Trial("uniform L1", 0.3, recovery, 1e-3, 0, "test")
         assert heavy.load("test", *trial.overrides).finetune.loss_weights == {"boxes": weight}
+
+
+def test_a_mended_trial_is_trained_as_a_plain_one_with_a_teacher(bench: Bench) -> None:
+    plain, mended = (
+        bench.load("test", *Trial("uniform L1", 0.3, recovery, 1e-3, 0, "test").overrides)
+        for recovery in ("plain", "mended")
+    )
+    assert mended.finetune == plain.finetune
+    assert (mended.prune.compensate, mended.prune.recalibrate) == ("refit", "norms")
+    assert (plain.prune.compensate, plain.prune.recalibrate) == ("none", "none")
+    assert (plain.distill.on, mended.distill.predictions) == (False, 2.0)
 
 
 def test_ours_alone_takes_the_widths_that_the_data_set_says(bench: Bench) -> None:
@@ -205,7 +216,8 @@ class Recorded(Bench):
             return {"score": 0.8 + trial.seed / 100, "resampled": [], **told}
         if trial.method not in scores or trial.share != 0.05:
             raise OutOfTime
-        score = scores[trial.method] + (0.01 if trial.lr == 4e-3 else 0) + (trial.recovery == "ours") / 20
+        score = scores[trial.method] + (0.01 if trial.lr == 4e-3 else 0)
+        score += {"plain": 0.0, "mended": 0.02, "ours": 0.05}[trial.recovery]
         return {"score": score, "resampled": [score - 0.01, score, score + 0.01], **told}
 
 
@@ -221,6 +233,9 @@ def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Pa
         "| uniform L1 | 0.004 | - | 0.410 (-0.150 [-0.150, -0.150]) | - |",
         "| uniform random | 0.004 | out of reach | out of reach | out of reach |",
         "| dense |  | 0.800 and 0.810 | 0.800 and 0.810 | 0.800 and 0.810 |",
+        "| ours | 0.004 | - | 0.560 | - |",
+        "| uniform L1 | 0.004 | - | 0.430 (-0.130 [-0.130, -0.130]) | - |",
+        "| uniform random | 0.004 | out of reach | out of reach | out of reach |",
         "| ours | 0.004 | - | 0.560 | - |",
         "| uniform L1 | 0.004 | - | 0.460 (-0.100 [-0.100, -0.100]) | - |",
         "| uniform random | 0.004 | out of reach | out of reach | out of reach |",
@@ -314,14 +329,13 @@ def test_processes_share_the_trials_and_do_each_of_them_once(tmp_path: Path) -> 
     assert {*shares[0], *shares[1]} == set(whole)
 
 
-def test_one_table_alone_leaves_out_what_the_other_needs(tmp_path: Path) -> None:
+def test_one_table_alone_leaves_out_what_the_others_need(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
     study = Study("hard", (bench,), bench, lr=8e-3)
     peers = ["uniform L1", "torch-pruning Taylor, local"]
-    plain, ours = (set(study.wanted(peers, tables=[table])) for table in ("plain", "ours"))
-    assert {trial.recovery for trial in plain} == {"plain"}
-    assert {trial.recovery for trial in ours} == {"ours"}
-    assert plain | ours == set(study.wanted(peers))
+    found = {table: set(study.wanted(peers, tables=[table])) for table in TABLES}
+    assert all({trial.recovery for trial in trials} == {table} for table, trials in found.items())
+    assert set.union(*found.values()) == set(study.wanted(peers))
 
 
 def test_a_machine_that_has_measured_nothing_is_told_apart(tmp_path: Path) -> None:
