@@ -111,7 +111,9 @@ class PruneConfig:
         "norms", "norms: after a cut, measure batch norm statistics and L2Norm scales anew"
     )
     calibration_images: int = setting(
-        512, "training images, at most, that scores, compensation and statistics are measured on"
+        512,
+        "training images, at most, that scores, compensation and statistics are measured on; compensation "
+        "looks at no more of them than hold 4 million pixels, or 64",
     )
     stop_below: str | None = setting(
         None,

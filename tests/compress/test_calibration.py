@@ -1,15 +1,22 @@
 """Which training images are measured on: as many as asked for, the same for all, and never one by itself."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 import torch
 from tiny_runs import ALONE, tiny_detector, tiny_recipe
 
-from compress.calibration import calibration_batches
-from compress.recipe import Recipe
+from compress import calibration
+from compress.calibration import calibration_batches, recalibrated
+from compress.evidence import moments
+from compress.pruning import carry_out
+from compress.recipe import BudgetConfig, Recipe
+from compress.schedule import plan_round
 from detectors.data import Dataset
 from detectors.data import build as build_data
 from detectors.errors import DataError
-from detectors.types import Target
+from detectors.types import Batch, Target
 
 
 def setting(images: int, wanted: int, batch: int) -> tuple[Recipe, Dataset]:
@@ -39,6 +46,40 @@ def test_as_many_images_as_are_asked_for_and_there(
     assert [len(one.targets) for one in found] == [len(one.images) for one in found] == sizes
     indices = [index for one in found for index in one.indices]
     assert len(set(indices)) == len(indices)
+
+
+def test_a_caller_can_ask_for_fewer_of_them_and_gets_the_first() -> None:
+    recipe, training = setting(12, 512, 4)
+    detector = tiny_detector(recipe)
+    everything = list(calibration_batches(recipe, detector, training, ALONE))
+    for most, sizes in ((4, [4]), (6, [4, 2]), (9, [4, 4]), (99, [4, 4, 4])):
+        fewer = list(calibration_batches(recipe, detector, training, ALONE, most=most))
+        assert [len(one.images) for one in fewer] == sizes
+        assert torch.equal(fewer[0].images, everything[0].images)
+
+
+@pytest.mark.parametrize(("pixels", "fewest", "looked_at"), [(0, 4, 4), (8 * 64 * 64, 4, 8), (2**22, 64, 12)])
+def test_compensation_looks_at_no_more_images_than_it_needs(
+    pixels: int, fewest: int, looked_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, training = setting(12, 512, 4)
+    recipe.prune.budget, recipe.prune.rounds = BudgetConfig(macs="60%"), 1
+    recipe.prune.compensate = "refit"
+    detector = tiny_detector(recipe)
+    graph, plan = plan_round(recipe, 1, detector, training, ALONE)
+    slim = carry_out(detector, graph, plan)
+    seen: list[int] = []
+
+    def counted(model: Any, groups: Any, batches: Iterable[Batch], run: Any) -> Any:
+        found = list(batches)
+        seen.append(sum(len(batch.targets) for batch in found))
+        return moments(model, groups, found, run)
+
+    monkeypatch.setattr(calibration, "moments", counted)
+    monkeypatch.setattr(calibration, "_PIXELS", pixels)
+    monkeypatch.setattr(calibration, "_FEWEST", fewest)
+    assert recalibrated(recipe, detector, slim, plan.keep, training, ALONE)["compensated"]
+    assert seen == [looked_at]
 
 
 def test_boxes_are_asked_for_only_by_those_who_need_them() -> None:
