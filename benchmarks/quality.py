@@ -7,10 +7,10 @@ on the val split, at one or two shares of the MACs (benchmarks/contests.py), or 
 read once for each method, share and seed. Each trial leaves a JSON file in benchmarks/results/quality/SET,
 named by its settings, so that the command goes on where it was stopped; what the teacher said of the batches
 lies beside them for the trials to come (some GB, which can be deleted). `--methods` runs some alone,
-`--recovery` one table, `--part 1/2` and `--part 2/2` share the work, `--hours` ends it in time, `--tables`
-only writes benchmarks/results/quality_SET.md and .json from what is there. `--val ours` with other settings,
-such as `distill.attention=300`, is how ours is tuned; what each trial sets itself (`PLANNED` and `RECOVERIES`
-in benchmarks/trials.py) is changed there, and refused here.
+`--recovery` one table, which it writes to files of its own, `--part 1/2` and `--part 2/2` share the work,
+`--hours` ends it in time, `--tables` only writes benchmarks/results/quality_SET.md and .json from what is
+there. `--val ours` with other settings, such as `distill.attention=300`, is how ours is tuned; what each
+trial sets itself (`PLANNED` and `RECOVERIES` in benchmarks/trials.py) is changed there, and refused here.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
 that, another one chooses the learning rates) and trained by the recipe where it is missing; on the hard set
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--lr", type=float, help="of every method, instead of what its val prefers")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="run these alone")
-    parser.add_argument("--recovery", choices=TABLES, help="run what this table alone needs")
+    parser.add_argument("--recovery", choices=TABLES, help="run and write this table alone")
     parser.add_argument("--hours", type=float, default=math.inf, help="when no further trial is begun")
     parser.add_argument("--part", default="1/1", help="1/2 and 2/2 share the trials of two processes")
     parser.add_argument("--tables", action="store_true", help="run nothing")
@@ -83,11 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bench.result(trial)
     except OutOfTime:
         print("not all trials are done; the same command goes on")
-    text = study.tables()
+    text = study.tables(given.recovery)
     if study.empty:  # on a new machine: the tables of another one stay
         print("nothing is measured here yet; the tables are left as they are")
         return
-    name = ROOT / "benchmarks" / "results" / f"quality_{given.set}"
+    words = "_".join(["quality", given.set, *([given.recovery] if given.recovery else [])])
+    name = ROOT / "benchmarks" / "results" / words
     name.with_suffix(".md").write_text(text, encoding="utf-8")
     name.with_suffix(".json").write_text(study.record(), encoding="utf-8")
     print(text)

@@ -11,10 +11,10 @@ import numpy as np
 from benchmarks.contests import RATES, SEEDS, SETS, Contest
 from benchmarks.trials import (
     CHANGES,
-    CONTROLS,
     DENSE,
     METHODS,
     NO_MATTER,
+    SCRATCH,
     TUNED,
     Bench,
     OutOfTime,
@@ -25,15 +25,15 @@ from detectors.evaluation.bootstrap import interval
 
 TABLES: dict[Recovery, str] = {
     "plain": "Each method with plain fine-tuning, ours with its own recovery",
-    "mended": "Every method with our recalibration and distillation, trained as in the first table",
+    "mended": "Each method mended and taught as ours is and trained as published, ours with its own recovery",
     "ours": "Every method with our recovery",
 }
 Facts = list[dict[str, Any]]
 
 
 def methods_of(table: Recovery) -> tuple[str, ...]:
-    """The rows of a table; the controls stand in the first one alone."""
-    return tuple(method for method in METHODS if table == "plain" or method not in CONTROLS)
+    """The rows of a table; the controls that are trained stand in the first one alone."""
+    return tuple(method for method in METHODS if table == "plain" or method not in (TUNED, SCRATCH))
 
 
 @dataclass
@@ -93,9 +93,8 @@ class Study:
         tables: Sequence[Recovery] = tuple(TABLES),
     ) -> Iterator[Trial]:
         """All trials on test, the most telling first; of several processes, those of one."""
-        pairs = [(method, table) for table in tables for method in methods_of(table) if method in methods]
-        own = [pair for pair in pairs if pair[0] == "ours"]
-        pairs = [pair for pair in pairs if pair not in own[1:]]  # the same in each table
+        rows = ((method, table) for table in tables for method in methods_of(table) if method in methods)
+        pairs = list(dict.fromkeys((method, _recovery(method, table)) for method, table in rows))
         for share in self.contest.shares:
             for method, table in pairs[part::parts]:
                 if share == self.contest.shares[0] or _share(method, share) == share:  # not the uncut again
@@ -103,13 +102,17 @@ class Study:
         if "ours" in methods:
             yield from map(self.changed, tuple(CHANGES)[part::parts])
 
-    def tables(self) -> str:
-        """All results as Markdown; what has not been run is a dash, or a table that is not there."""
+    def tables(self, alone: Recovery | None = None) -> str:
+        """All results as Markdown; what has not been run is a dash, or a table that is not there.
+
+        Args:
+            alone: this table and no other.
+        """
         for bench in (*self.benches, self.chooser):
             bench.deadline = -math.inf  # only what is there
         shares = sorted(self.contest.shares, reverse=True)
         parts = []
-        for table, title in TABLES.items():
+        for table, title in TABLES.items() if alone is None else [(alone, TABLES[alone])]:
             rows = [["method", "lr", *(f"{100 * share:g} % of the MACs" for share in shares)]]
             for method in methods_of(table):
                 cells = [self._cell(method, table, share) for share in shares]
@@ -117,10 +120,11 @@ class Study:
                     rate = "" if method == DENSE else f"{self.rate(method, table):g}"
                     rows.append([method, rate, *cells])
             parts.append((title, rows))
-        parts.append(("Ours with one thing changed", self._ablation()))
+        if alone is None:
+            parts.append(("Ours with one thing changed", self._ablation()))
         # Heading and ours alone compare nothing.
         shown = [f"{title}:\n\n{_markdown(rows)}" for title, rows in parts if len(rows) > 2]
-        return "\n\n".join([self._origin(), *shown]) + "\n"
+        return "\n\n".join([self._origin(alone), *shown]) + "\n"
 
     @property
     def empty(self) -> bool:
@@ -136,7 +140,7 @@ class Study:
         ]
         return "[\n" + ",\n".join(lines) + "\n]\n"
 
-    def _origin(self) -> str:
+    def _origin(self, alone: Recovery | None) -> str:
         """Command, days and machines of what the tables show."""
         days = sorted({one["date"] for one in self._results.values()})
         when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "nothing measured yet"
@@ -144,7 +148,8 @@ class Study:
         told = (text for text in self.benches[0].overrides if text not in self.contest.overrides)
         settings = [text for text in told if text.partition("=")[0] not in NO_MATTER]
         rate = [] if self.lr is None else [f"--lr {self.lr:g}"]
-        command = " ".join(["python -m benchmarks.quality", self.name, *settings, *rate])
+        table = [] if alone is None else [f"--recovery {alone}"]
+        command = " ".join(["python -m benchmarks.quality", self.name, *settings, *rate, *table])
         return ", ".join([f"`{command}`", when, *machines]) + "."
 
     def _found(self, method: str, table: Recovery, share: float) -> Facts | None:
@@ -226,8 +231,8 @@ def _share(method: str, share: float) -> float:
 
 
 def _recovery(method: str, table: Recovery) -> Recovery:
-    """Ours recovers in its own way in every table."""
-    return "ours" if method == "ours" else table
+    """Ours recovers in its own way in every table, and there is nothing to recover in the dense detector."""
+    return {"ours": "ours", DENSE: "plain"}.get(method, table)
 
 
 def _against(ours: Facts, facts: Facts) -> str:

@@ -236,9 +236,11 @@ def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Pa
         "| ours | 0.004 | - | 0.560 | - |",
         "| uniform L1 | 0.004 | - | 0.430 (-0.130 [-0.130, -0.130]) | - |",
         "| uniform random | 0.004 | out of reach | out of reach | out of reach |",
+        "| dense |  | 0.800 and 0.810 | 0.800 and 0.810 | 0.800 and 0.810 |",
         "| ours | 0.004 | - | 0.560 | - |",
         "| uniform L1 | 0.004 | - | 0.460 (-0.100 [-0.100, -0.100]) | - |",
         "| uniform random | 0.004 | out of reach | out of reach | out of reach |",
+        "| dense |  | 0.800 and 0.810 | 0.800 and 0.810 | 0.800 and 0.810 |",
     ]
     record = json.loads(study.record())
     assert {(one["method"], one["split"], one["seed"]) for one in record if one["method"] == "dense"} == {
@@ -246,6 +248,22 @@ def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Pa
         ("dense", "test", 1),
     }
     assert max(one["score"] for one in record if one["method"] == "ours") == pytest.approx(0.56)
+
+
+def test_a_table_alone_stands_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
+    study = Study("hard", (bench,), bench)
+    text = study.tables("mended")
+    assert text.startswith("`python -m benchmarks.quality hard --recovery mended`, 2026-01-01 to 2026-01-03")
+    assert [line for line in text.splitlines() if line.endswith(":")] == [f"{TABLES['mended']}:"]
+    rows = [line for line in text.splitlines() if line.startswith(("| ours", "| uniform L1", "| dense"))]
+    assert rows == [
+        "| ours | 0.004 | - | 0.560 | - |",
+        "| uniform L1 | 0.004 | - | 0.430 (-0.130 [-0.130, -0.130]) | - |",
+        "| dense |  | 0.800 and 0.810 | 0.800 and 0.810 | 0.800 and 0.810 |",
+    ]
+    recoveries = {one["method"]: one["recovery"] for one in json.loads(study.record())}
+    assert (recoveries["ours"], recoveries["uniform L1"], recoveries["dense"]) == ("ours", "mended", "plain")
 
 
 def test_val_alone_scores_each_rate_and_share_with_the_seed_that_is_asked_for(
