@@ -82,8 +82,9 @@ RECOVERIES: dict[Recovery, dict[str, str]] = {
 CHANGES: dict[str, dict[str, str]] = {
     "L1 instead of Taylor": {"prune.criterion": "l1"},
     "column subsets instead of Taylor": {"prune.criterion": "column_subset"},
-    "widths by the knapsack instead of uniform ones": {"prune.choice": "knapsack"},
-    "widths by one ranking instead of uniform ones": {"prune.choice": "global"},
+    "the same share of every layer": {"prune.choice": "uniform"},
+    "widths by the knapsack": {"prune.choice": "knapsack"},
+    "widths by one ranking": {"prune.choice": "global"},
     "no refit of the consumers": {"prune.compensate": "none"},
     "layers solved anew after the refit": {"prune.compensate": "reconstruct"},
     "no norms measured anew": {"prune.recalibrate": "none"},

@@ -61,8 +61,9 @@ def prune_module(
         ratio: instead of a budget, the share of channels that every group loses.
         ratios: instead of a budget, glob of layers -> share; the first that matches counts, others stay.
         criterion: a name of `compress.criteria.CRITERIA`.
-        choice: "uniform", the same share everywhere; "global", one ranking by score for cost; "knapsack", the
-            widths that keep most of the scores' shares within the budget.
+        choice: "uniform", the same share everywhere; "tapered", widths by the power 2/3 of the present ones;
+            "global", one ranking by score for cost; "knapsack", the widths that keep most of the scores'
+            shares within the budget.
         order: "sequential" scores each layer on weights already narrowed by the layers before it.
         skip: globs of layers to keep whole.
         multiple: widths are multiples of this.

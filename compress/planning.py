@@ -22,7 +22,7 @@ from compress.pricing import PRICES, Price
 from compress.surgery import masked
 from detectors.errors import PlanError
 
-Choice: TypeAlias = Literal["uniform", "global", "knapsack"]
+Choice: TypeAlias = Literal["uniform", "tapered", "global", "knapsack"]
 
 
 def planned(

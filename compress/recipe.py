@@ -70,18 +70,19 @@ class PruneConfig:
         "layers without one stay",
     )
     criterion: str = setting("taylor", "a criterion of `--list`: what makes a channel worth keeping")
-    choice: Literal["uniform", "global", "knapsack"] = setting(
+    choice: Literal["uniform", "tapered", "global", "knapsack"] = setting(
         "uniform",
-        "uniform: the same share everywhere; global: one ranking, by score for what it costs; knapsack: the "
-        "widths that keep most of each layer's scores",
+        "uniform: the same share everywhere; tapered: narrow layers lose a smaller share, widths follow the "
+        "power 2/3 of the first ones; global: one ranking, by score for what it costs; knapsack: the widths "
+        "that keep most of each layer's scores",
     )
     bounds: list[float] | None = setting(
         [0.6, 2.0], "with knapsack: least and most width, as multiples of the uniform plan's; null: any"
     )
     order: Literal["parallel", "sequential"] = setting(
         "parallel",
-        "sequential: score each layer on weights already narrowed by the layers before it (uniform only, and "
-        "criteria of weights alone)",
+        "sequential: score each layer on weights already narrowed by the layers before it (uniform or "
+        "tapered, and criteria of weights alone)",
     )
     skip: list[str] = setting([], "globs of layers to keep whole, such as backbone.features.0 or extras.*")
     multiple: int = setting(8, "widths are multiples of this")

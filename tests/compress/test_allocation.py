@@ -2,6 +2,8 @@
 
 import math
 import re
+import statistics
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -9,7 +11,16 @@ import torch
 from toys import Concat, ThreeConvs, inputs, made
 
 import compress
-from compress.allocation import allocate, global_widths, layer_ratio_widths, ratio_widths, uniform_widths
+from compress.allocation import (
+    CHOICES,
+    TAPER,
+    allocate,
+    global_widths,
+    layer_ratio_widths,
+    ratio_widths,
+    tapered_widths,
+    uniform_widths,
+)
 from compress.budget import Budget
 from compress.cost import cost_of, cost_of_layers
 from compress.graph import trace
@@ -23,11 +34,17 @@ from detectors.models import build
 FREE = Rules(multiple=1, floor=0.0, largest_cut=1.0)
 
 
+IMAGE = torch.zeros(1, 3, 64, 64)
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(3)
+    return build("ssd_vgg16_bn", ["a", "b"], size=(64, 64), width=0.25).network
+
+
 @cache
 def graph() -> Graph:
-    torch.manual_seed(3)
-    network = build("ssd_vgg16_bn", ["a", "b"], size=(64, 64), width=0.25).network
-    return trace(network, torch.zeros(1, 3, 64, 64))
+    return trace(network(), IMAGE)
 
 
 def test_of_the_globs_that_match_the_first_one_written_counts_and_the_rest_stays() -> None:
@@ -82,7 +99,7 @@ def test_a_glob_without_layers_that_can_be_cut_names_the_nearest(key: str, glob:
         layer_ratio_widths(graph(), ratios, rules)
     assert str(caught.value).startswith(f"{key}: {message}")
     if key == "prune.caps":
-        for choice in ("uniform", "global", "knapsack"):
+        for choice in CHOICES:
             with pytest.raises(PlanError, match=re.escape(message)):
                 allocate(graph(), dict, Budget(macs=10**9), rules, choice=choice)
 
@@ -126,7 +143,36 @@ def test_caps_are_of_the_first_width_over_all_rounds_and_all_that_match_hold() -
     )
 
 
-@pytest.mark.parametrize("choice", ["uniform", "global", "knapsack"])
+def test_tapered_widths_follow_the_power_of_the_first_ones_and_lose_less_by_one_over_width() -> None:
+    budget = Budget(macs=cost_of_layers(graph().layers).macs // 10)
+    widths = tapered_widths(graph(), budget, FREE)
+    assert budget.holds(priced(graph(), widths))
+    first = {group.name: group.channels for group in graph().groups}
+    factors = {name: width / first[name] ** TAPER for name, width in widths.items()}
+    factor = statistics.median(factors.values())
+    for name, width in widths.items():  # a step of rounding and one that was given back
+        assert width == pytest.approx(factor * first[name] ** TAPER, abs=2), name
+    equal = uniform_widths(graph(), budget, FREE)
+    assert min(first, key=lambda name: widths[name] / first[name]) == max(first, key=first.__getitem__)
+    assert sum(1 / width for width in widths.values()) < 0.95 * sum(1 / width for width in equal.values())
+
+
+def test_a_second_cut_tapers_by_the_widths_of_the_first_model() -> None:
+    first = {group.name: group.channels for group in graph().groups}
+    slim = compress.prune_module(
+        network(), IMAGE, budget={"macs": "40%"}, choice="tapered", multiple=1, floor=0.0, largest_cut=1.0
+    )
+    again = trace(slim, IMAGE)
+    limit = Budget(macs=cost_of_layers(graph().layers).macs // 10)
+    at_once = tapered_widths(graph(), limit, FREE)
+    in_two = tapered_widths(again, limit, replace(FREE, first_widths=first))
+    assert all(abs(in_two[name] - width) <= 1 for name, width in at_once.items())
+    narrow, wide = (pick(first, key=first.__getitem__) for pick in (min, max))
+    alone = tapered_widths(again, limit, FREE)  # of a model whose past is not known, once more
+    assert alone[narrow] / alone[wide] > 1.2 * in_two[narrow] / in_two[wide]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_keeps_to_caps(choice: str) -> None:
     draw = torch.Generator().manual_seed(0)
     scores = {g.name: torch.rand(g.channels, generator=draw).double() for g in graph().groups}

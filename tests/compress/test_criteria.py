@@ -9,6 +9,7 @@ from torch import nn
 from toys import Concat, ConvNorm, Depthwise, Flattened, Residual, ThreeConvs, Transposed, inputs, made
 
 import compress
+from compress.allocation import CHOICES
 from compress.criteria import CRITERIA
 from compress.criteria.subset import subset_gains
 from compress.evidence import Evidence, gather
@@ -127,7 +128,7 @@ def test_a_network_without_batch_norm_is_told_so() -> None:
         CRITERIA["bn_scale"](made(Residual), group_of(made(Residual), "stem"))
 
 
-@pytest.mark.parametrize("choice", ["uniform", "global", "knapsack"])
+@pytest.mark.parametrize("choice", CHOICES)
 def test_a_layer_that_a_criterion_cannot_serve_may_be_skipped(choice: Any) -> None:
     class HalfNormed(ConvNorm):
         def __init__(self) -> None:

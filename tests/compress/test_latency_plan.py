@@ -11,6 +11,7 @@ from torch import nn
 from toys import Depthwise, ThreeConvs, inputs, made
 
 import compress
+from compress.allocation import CHOICES
 from compress.budget import Milliseconds, parse_milliseconds
 from compress.cost import cost_of, subject
 from compress.graph import trace
@@ -37,7 +38,7 @@ def share_of(watch: FakeStopwatch, slim: nn.Module, whole: nn.Module) -> float:
     return times[0] / times[1]
 
 
-@pytest.mark.parametrize("choice", ["uniform", "global", "knapsack"])
+@pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("share", [0.5, 0.25])
 def test_the_measured_network_takes_what_was_asked_for(dense: Detector, choice: Choice, share: float) -> None:
     watch = FakeStopwatch()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from toys import ConvNorm, ThreeConvs, inputs, made
 
 import compress
+from compress.allocation import CHOICES
 from compress.cost import subject
 from compress.criteria import CRITERIA
 from compress.evidence import gather
@@ -220,7 +221,7 @@ def test_a_loss_that_cannot_be_scored_on_is_one_line(how: Any, message: str) -> 
         )
 
 
-@pytest.mark.parametrize("choice", ["uniform", "global", "knapsack"])
+@pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("criterion", DATA_DRIVEN)
 def test_scores_that_are_not_finite_are_one_line(criterion: str, choice: Any) -> None:
     def zero(model: nn.Module, batch: Tensor) -> Tensor:

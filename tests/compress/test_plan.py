@@ -210,7 +210,7 @@ def test_a_ratio_rounds_up_to_the_next_multiple() -> None:
         ),
         (
             {"budget": Budget(macs=10**6), "choice": "knapsack", "order": "sequential"},
-            "prune.order=sequential needs prune.choice=uniform: knapsack cannot wait",
+            "prune.order=sequential needs prune.choice=uniform or tapered: knapsack cannot wait",
         ),
         ({"ratio": 0.2, "choice": "global"}, "for prune.choice=global give a budget"),
         ({"ratios": {"*": 0.2}, "choice": "knapsack"}, "for prune.choice=knapsack give a budget"),

@@ -109,8 +109,10 @@ def test_4_what_cannot_be_cut_is_named_with_its_reason() -> None:
 def test_5_settings_either_cut_to_the_budget_or_are_refused(choice: Any, order: Any, criterion: str) -> None:
     model, settings = made(ThreeConvs), {"multiple": 1, "criterion": criterion}
     settings |= {"choice": choice, "order": order, "loss": loss, "batches": [images()]}
-    if choice != "uniform" and order == "sequential":
-        with pytest.raises(PlanError, match=r"prune\.order=sequential needs prune\.choice=uniform"):
+    if choice in ("global", "knapsack") and order == "sequential":
+        with pytest.raises(
+            PlanError, match=r"prune\.order=sequential needs prune\.choice=uniform or tapered"
+        ):
             compress.prune_module(model, inputs(), budget={"macs": "50%"}, **settings)
         return
     if criterion == "fisher" and order == "sequential":
