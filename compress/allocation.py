@@ -174,7 +174,7 @@ def tapered_widths(
     """Widths in proportion to the power 2/3 of the first ones, as large as the budget allows.
 
     A narrow layer loses a smaller share than a wide one. If the error of a layer of width w falls as 1 / w
-    and its cost grows as a w^2, the sum of the errors within a budget is least where w^3 goes as 1 / a; and in
+    and its cost grows as a w^2, the sum of the errors within a budget is least where w^3 goes as 1 / a. In
     networks whose layers cost about the same, such as VGG, a goes as one over the square of the first width.
 
     Raises:
