@@ -25,7 +25,6 @@ from detectors.evaluation.bootstrap import interval
 
 TABLES: dict[Recovery, str] = {
     "plain": "Each method with plain fine-tuning, ours with its own recovery",
-    "mended": "Each method mended and taught as ours is and trained as published, ours with its own recovery",
     "ours": "Every method with our recovery",
 }
 Facts = list[dict[str, Any]]

@@ -38,7 +38,7 @@ from detectors.models import build
 from detectors.models.base import Detector
 
 Split = Literal["val", "test"]
-Recovery = Literal["plain", "mended", "ours"]
+Recovery = Literal["plain", "ours"]
 
 RESAMPLES = 500
 # Keys that decide where things lie and how fast they come, not what comes.
@@ -58,21 +58,20 @@ DENSE, TUNED, SCRATCH = CONTROLS = ("dense", "dense, fine-tuned", "from scratch"
 METHODS = (*PLANNED, *SELECTIONS, *CONTROLS)
 
 ADAMW = {"finetune.optimizer": "adamw", "finetune.schedule": "cosine", "finetune.weight_decay": "0.01"}
-PUBLISHED = {"finetune.loss_weights.boxes": "1", **ADAMW}
-MENDED = {"prune.compensate": "refit", "prune.recalibrate": "norms", "distill.predictions": "2.0"}
 RECOVERIES: dict[Recovery, dict[str, str]] = {
     "plain": {
         "prune.compensate": "none",
         "prune.recalibrate": "none",
         "distill.predictions": "0",
         "distill.attention": "0",
-        **PUBLISHED,
+        "finetune.loss_weights.boxes": "1",
+        **ADAMW,
     },
-    # What the cut broke is mended and the teacher helps; trained as in the plain one.
-    "mended": {**MENDED, **PUBLISHED},
     # Here the boxes weigh what the data set's recipe or contest says.
     "ours": {
-        **MENDED,
+        "prune.compensate": "refit",
+        "prune.recalibrate": "norms",
+        "distill.predictions": "2.0",
         "finetune.optimizer": "muon",
         "finetune.schedule": "linear",
         "finetune.weight_decay": "0.1",
