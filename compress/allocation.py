@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +16,8 @@ from compress.reach import Task, filled, task_of
 from detectors.errors import PlanError
 from detectors.registry import did_you_mean
 
-CHOICES = ("uniform", "tapered", "global", "knapsack")
+Choice: TypeAlias = Literal["uniform", "tapered", "global", "knapsack"]
+CHOICES: tuple[str, ...] = get_args(Choice)
 # Those that look at no scores.
 _BLIND = ("uniform", "tapered")
 ORDERS = ("parallel", "sequential")
@@ -67,7 +69,7 @@ def allocate(
     if choice == "global":
         return global_widths(graph, scores(), budget, rules, comparable=comparable, prices=prices)
     task = task_of(graph, budget, rules, prices)
-    return knapsack_widths(task, scores(), _proportional(task, _sizes(task)), rules.bounds)
+    return knapsack_widths(task, scores(), _proportional(task), rules.bounds)
 
 
 def check_choice(
@@ -164,8 +166,7 @@ def uniform_widths(
     Raises:
         PlanError: no width within the rules meets the budget.
     """
-    task = task_of(graph, budget, rules, prices)
-    return _proportional(task, _sizes(task))
+    return _proportional(task_of(graph, budget, rules, prices))
 
 
 def tapered_widths(
@@ -182,11 +183,14 @@ def tapered_widths(
     """
     task = task_of(graph, budget, rules, prices)
     # A slim network is tapered no further: its widths are.
-    first = _sizes(task) | {name: float(width) for name, width in (rules.first_widths or {}).items()}
-    widest = max((first[group.name] for group in task.groups), default=1.0)
-    return _proportional(
-        task, {group.name: first[group.name] ** TAPER * widest ** (1 - TAPER) for group in task.groups}
-    )
+    first = rules.first_widths or {}
+    # Filters, of which a channel of the group may stand for several.
+    filters = {group.name: group.size * first.get(group.name, group.channels) for group in task.groups}
+    widest = max(filters.values(), default=1)
+    wholes = {
+        group.name: filters[group.name] ** TAPER * widest ** (1 - TAPER) / group.size for group in task.groups
+    }
+    return _proportional(task, wholes)
 
 
 def global_widths(
@@ -252,15 +256,16 @@ def global_widths(
     return pricing.widths()
 
 
-def _sizes(task: Task) -> dict[str, float]:
-    return {group.name: float(group.channels) for group in task.groups}
-
-
-def _proportional(task: Task, wholes: Mapping[str, float]) -> Widths:
-    """The same share of `wholes` for every group, none of which may be less than the group's width.
+def _proportional(task: Task, wholes: Mapping[str, float] | None = None) -> Widths:
+    """The same share of `wholes` for every group.
 
     The share is bisected; then single steps are given back, those furthest below the share first.
+
+    Args:
+        task: groups, options, limits.
+        wholes: group -> channels of its own, no fewer than it has; None: those that it has.
     """
+    wholes = wholes or {group.name: float(group.channels) for group in task.groups}
     pricing = task.pricing()
 
     def go(share: float) -> None:

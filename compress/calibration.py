@@ -32,9 +32,10 @@ from detectors.types import Batch
 # Pixels of all images that a reconstruction looks at: their maps of one layer are in memory together, 16 MB
 # for each channel at full size.
 _AT_ONCE = 2**22
-# Images that moments are taken on: enough to hold so many pixels, and no fewer than these. Each gives a
-# regression thousands of positions: of BCCD's detector, cut to a tenth, 16 images do as well as 292.
-_PIXELS, _FEWEST = 2**22, 64
+# Images that moments are taken on, at least, and positions for each channel: where maps are large both are
+# reached long before all images were seen, and more change nothing. On maps of one position fewer would be
+# worse than no regression.
+_ENOUGH = (64, 8)
 
 
 def calibration_batches(
@@ -44,7 +45,6 @@ def calibration_batches(
     place: Place,
     batch: int | None = None,
     *,
-    most: int | None = None,
     boxes: bool = False,
 ) -> Iterator[Batch]:
     """Plain training images, the same in every process: so all measure the same.
@@ -55,13 +55,12 @@ def calibration_batches(
         training: images to choose from.
         place: this process.
         batch: images in each; None: as in fine-tuning, and two at least, for batch norms.
-        most: no more than these, whatever the recipe says; None: as many as it says.
         boxes: whether they are worth nothing without.
 
     Raises:
         DataError: none of them has a box.
     """
-    wanted, size = _calibration_images(recipe, training, batch, most)
+    wanted, size = _calibration_images(recipe, training, batch)
     loader = train_loader(
         training,
         size=detector.size,
@@ -83,12 +82,9 @@ def calibration_batches(
         )
 
 
-def _calibration_images(
-    recipe: Recipe, training: Dataset, batch: int | None = None, most: int | None = None
-) -> tuple[int, int]:
+def _calibration_images(recipe: Recipe, training: Dataset, batch: int | None = None) -> tuple[int, int]:
     """How many images are measured on, and how many at a time."""
     wanted = min(recipe.prune.calibration_images, len(training))
-    wanted = wanted if most is None else min(wanted, most)
     size = min(wanted, batch or max(2, recipe.finetune.batch))
     # A last one would be alone in its batch, in which a batch norm cannot tell the variance of a map of 1x1.
     alone = size > 1 and wanted % size == 1
@@ -145,8 +141,8 @@ def recalibrated(
     settings = recipe.prune
     facts: dict[str, Any] = {}
 
-    def batches(most: int | None = None) -> Iterator[Batch]:
-        return calibration_batches(recipe, before, training, place, most=most)
+    def batches() -> Iterator[Batch]:
+        return calibration_batches(recipe, before, training, place)
 
     watched = _laid_out(recipe, before)
 
@@ -160,9 +156,8 @@ def recalibrated(
     lengths = Lengths(watched.network, graph, keep if renewed else {})
     read = cut if settings.compensate != "none" else []
     if read or lengths:
-        enough = max(_FEWEST, _PIXELS // math.prod(before.size))
         with lengths.watched():  # in the same pass
-            found = moments(watched.network, read, batches(enough), run)
+            found = moments(watched.network, read, batches(), run, enough=_ENOUGH)
     if settings.compensate != "none" and cut:
         way = "refit" if settings.compensate == "reconstruct" else settings.compensate
         mended = {member.layer for _, member, _ in mendable(network, graph, keep, way, renewed=renewed)}

@@ -1,5 +1,6 @@
 """What calibration data say about channels: gradients of their gates, moments of what consumers read."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -131,7 +132,12 @@ def gather(
 
 
 def moments(
-    model: nn.Module, groups: Sequence[Group], batches: Iterable[Any], run: Callable[[nn.Module, Any], Any]
+    model: nn.Module,
+    groups: Sequence[Group],
+    batches: Iterable[Any],
+    run: Callable[[nn.Module, Any], Any],
+    *,
+    enough: tuple[int, int] | None = None,
 ) -> dict[tuple[str, str], Moments]:
     """Moments of what the consumers of some groups read, from forward passes alone.
 
@@ -140,11 +146,16 @@ def moments(
         groups: of that model.
         batches: whatever `run` takes.
         run: `run(model, batch)` makes a forward pass.
+        enough: images, and positions for each channel that a consumer reads: once there are as many of both,
+            no further batch is looked at. None: all are.
     """
-    tally = _Tally(groups, with_moments=True)
+    tally, images = _Tally(groups, with_moments=True), 0
     with torch.no_grad(), evaluating(model), tapped(model, tally.readers, tally.see, backward=False):
         for batch in batches:
             run(model, batch)
+            images += _images(batch)
+            if enough is not None and images >= enough[0] and tally.fullness >= enough[1]:
+                break
     return tally.moments()
 
 
@@ -178,6 +189,11 @@ class _Tally:
     def readers(self) -> list[str]:
         """The layers to tap."""
         return list(self._readers)
+
+    @property
+    def fullness(self) -> float:
+        """Positions seen for each channel, by the consumer that saw the fewest."""
+        return min((sums.count / len(sums.means) for sums in self._sums.values()), default=math.inf)
 
     def see(self, layer: str, read: Tensor, gradient: Tensor | None) -> None:
         """Adds one pass through a layer: `[B, ..., C]` what it reads and the gradient by it."""

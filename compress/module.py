@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from compress.allocation import Choice
 from compress.budget import on_the_way
 from compress.cost import Cost, cost_of_layers
 from compress.criteria import CRITERIA
@@ -20,7 +21,7 @@ from compress.inputs import Inputs
 from compress.latency.engines import Stopwatch
 from compress.latency.plan import Course, check_latency
 from compress.plan import Rules
-from compress.planning import Choice, lacking, limits_of, make_plan, planned, rules_of
+from compress.planning import lacking, limits_of, make_plan, planned, rules_of
 from compress.reach import check_reachable, smallest_cost
 from compress.surgery import cut
 from detectors.errors import PlanError

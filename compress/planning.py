@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Literal, TypeAlias, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,6 @@ from compress.plan import Plan, Rules, plan_of, selectable
 from compress.pricing import PRICES, Price
 from compress.surgery import masked
 from detectors.errors import PlanError
-
-Choice: TypeAlias = Literal["uniform", "tapered", "global", "knapsack"]
 
 
 def planned(

@@ -4,13 +4,14 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from compress.allocation import Choice
 from compress.cost import subject
 from compress.criteria import CRITERIA
 from compress.evidence import Evidence
 from compress.groups import Graph
 from compress.latency.engines import Stopwatch
 from compress.plan import Plan
-from compress.planning import Choice, lacking, planned, rules_of
+from compress.planning import lacking, planned, rules_of
 from compress.scoring import evidence_from
 from compress.surgery import cut
 from detectors.checkpoint import fingerprint

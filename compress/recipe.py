@@ -114,7 +114,7 @@ class PruneConfig:
     calibration_images: int = setting(
         512,
         "training images, at most, that scores, compensation and statistics are measured on; compensation "
-        "looks at no more of them than hold 4 million pixels, or 64",
+        "and L2Norm scales stop at 64 or more, once each layer was read at 8 positions for each channel",
     )
     stop_below: str | None = setting(
         None,

@@ -137,6 +137,12 @@ def test_each_ingredient_can_be_left_out() -> None:
         assert set(less) - set(whole) == {f"{key}={value}" for key, value in CHANGES[change].items()}
 
 
+def test_a_change_that_a_data_set_has_already_is_not_run(bench: Bench) -> None:
+    tapered = replace(bench, overrides=(*bench.overrides, "prune.choice=tapered"))
+    for one, gone in ((bench, "the same share of every layer"), (tapered, "tapered widths")):
+        assert set(CHANGES) - set(Study("hard", (one,), one, lr=8e-3).changed()) == {gone}
+
+
 def test_the_boxes_weigh_what_the_data_set_says_with_our_recovery_alone(bench: Bench) -> None:
     heavy = replace(bench, overrides=(*bench.overrides, "finetune.loss_weights.boxes=4"))
     for recovery, weight in (("ours", 4), ("plain", 1)):
@@ -193,7 +199,10 @@ def test_data_sets_are_pooled_by_their_means_resample_by_resample() -> None:
 
 
 class Recorded(Bench):
-    """A bench of results that are there."""
+    """A bench of results that are there, and of a recipe that is not."""
+
+    def same(self, one: Trial, other: Trial) -> bool:
+        return False
 
     def result(self, trial: Trial) -> dict[str, Any]:
         scores = {"ours": 0.5, "uniform L1": 0.4}
@@ -334,10 +343,13 @@ def test_processes_share_the_trials_and_do_each_of_them_once(tmp_path: Path) -> 
 def test_one_table_alone_leaves_out_what_the_others_need(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
     study = Study("hard", (bench,), bench, lr=8e-3)
-    peers = ["uniform L1", "torch-pruning Taylor, local"]
+    peers = ["ours", "uniform L1", "torch-pruning Taylor, local"]
     found = {table: set(study.wanted(peers, tables=[table])) for table in TABLES}
-    assert all({trial.recovery for trial in trials} == {table} for table, trials in found.items())
-    assert set.union(*found.values()) == set(study.wanted(peers))
+    for table, trials in found.items():
+        assert {trial.recovery for trial in trials if trial.method != "ours"} == {table}
+    whole = set(study.wanted(peers))
+    assert set.union(*found.values()) == {trial for trial in whole if not trial.change}
+    assert {trial.change for trial in whole} == {"", *CHANGES}
 
 
 def test_a_machine_that_has_measured_nothing_is_told_apart(tmp_path: Path) -> None:

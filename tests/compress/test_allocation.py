@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import torch
+from torch import nn
 from toys import Concat, ThreeConvs, inputs, made
 
 import compress
@@ -37,7 +38,7 @@ FREE = Rules(multiple=1, floor=0.0, largest_cut=1.0)
 IMAGE = torch.zeros(1, 3, 64, 64)
 
 
-def network() -> torch.nn.Module:
+def network() -> nn.Module:
     torch.manual_seed(3)
     return build("ssd_vgg16_bn", ["a", "b"], size=(64, 64), width=0.25).network
 
@@ -155,6 +156,23 @@ def test_tapered_widths_follow_the_power_of_the_first_ones_and_lose_less_by_one_
     equal = uniform_widths(graph(), budget, FREE)
     assert min(first, key=lambda name: widths[name] / first[name]) == max(first, key=first.__getitem__)
     assert sum(1 / width for width in widths.values()) < 0.95 * sum(1 / width for width in equal.values())
+
+
+def test_filters_that_are_tied_are_tapered_as_those_that_are_not() -> None:
+    def blocks(norm: nn.Module) -> nn.Module:
+        first = (nn.Conv2d(3, 64, 3), norm, nn.ReLU())
+        return nn.Sequential(
+            *first, nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 4, 1)
+        )
+
+    filters = []
+    for norm in (nn.GroupNorm(16, 64), nn.BatchNorm2d(64)):
+        slim = compress.prune_module(
+            blocks(norm).eval(), IMAGE, budget={"macs": "10%"}, choice="tapered", multiple=1, floor=0.0
+        )
+        filters.append([slim[place].out_channels for place in (0, 3, 5)])
+    tied, free = filters
+    assert all(abs(one - other) <= 4 for one, other in zip(tied, free, strict=True)), filters
 
 
 def test_a_second_cut_tapers_by_the_widths_of_the_first_model() -> None:

@@ -1,6 +1,6 @@
 """Which training images are measured on: as many as asked for, the same for all, and never one by itself."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -48,19 +48,11 @@ def test_as_many_images_as_are_asked_for_and_there(
     assert len(set(indices)) == len(indices)
 
 
-def test_a_caller_can_ask_for_fewer_of_them_and_gets_the_first() -> None:
-    recipe, training = setting(12, 512, 4)
-    detector = tiny_detector(recipe)
-    everything = list(calibration_batches(recipe, detector, training, ALONE))
-    for most, sizes in ((4, [4]), (6, [4, 2]), (9, [4, 4]), (99, [4, 4, 4])):
-        fewer = list(calibration_batches(recipe, detector, training, ALONE, most=most))
-        assert [len(one.images) for one in fewer] == sizes
-        assert torch.equal(fewer[0].images, everything[0].images)
-
-
-@pytest.mark.parametrize(("pixels", "fewest", "looked_at"), [(0, 4, 4), (8 * 64 * 64, 4, 8), (2**22, 64, 12)])
-def test_compensation_looks_at_no_more_images_than_it_needs(
-    pixels: int, fewest: int, looked_at: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("enough", "looked_at"), [((4, 0), 4), ((5, 0), 8), ((4, 10**9), 12), (calibration._ENOUGH, 12)]
+)
+def test_compensation_stops_once_it_has_seen_enough(
+    enough: tuple[int, int], looked_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, training = setting(12, 512, 4)
     recipe.prune.budget, recipe.prune.rounds = BudgetConfig(macs="60%"), 1
@@ -70,16 +62,18 @@ def test_compensation_looks_at_no_more_images_than_it_needs(
     slim = carry_out(detector, graph, plan)
     seen: list[int] = []
 
-    def counted(model: Any, groups: Any, batches: Iterable[Batch], run: Any) -> Any:
-        found = list(batches)
-        seen.append(sum(len(batch.targets) for batch in found))
-        return moments(model, groups, found, run)
+    def watched(model: Any, groups: Any, batches: Iterable[Batch], run: Any, **how: Any) -> Any:
+        def told() -> Iterator[Batch]:
+            for batch in batches:
+                seen.append(len(batch.targets))
+                yield batch
 
-    monkeypatch.setattr(calibration, "moments", counted)
-    monkeypatch.setattr(calibration, "_PIXELS", pixels)
-    monkeypatch.setattr(calibration, "_FEWEST", fewest)
+        return moments(model, groups, told(), run, **how)
+
+    monkeypatch.setattr(calibration, "moments", watched)
+    monkeypatch.setattr(calibration, "_ENOUGH", enough)
     assert recalibrated(recipe, detector, slim, plan.keep, training, ALONE)["compensated"]
-    assert seen == [looked_at]
+    assert sum(seen) == looked_at
 
 
 def test_boxes_are_asked_for_only_by_those_who_need_them() -> None:

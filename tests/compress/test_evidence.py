@@ -128,6 +128,28 @@ def test_moments_are_those_of_what_the_consumer_reads() -> None:
     torch.testing.assert_close(scored.gradients, slopes.T @ slopes / len(slopes), **CLOSE)
 
 
+def test_moments_end_early_once_there_are_enough_images_and_positions_for_each_channel() -> None:
+    class Pooled(nn.Module):
+        """A consumer of whole maps, and one of a single position."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), nn.Conv2d(5, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(self.b(self.a(x)).relu().amax((2, 3), keepdim=True))
+
+    model, draw = Pooled().eval(), torch.Generator().manual_seed(0)
+    batches = torch.randn(40, 2, 3, 8, 8, generator=draw)
+    groups = trace(model, batches[0, :1]).groups
+    looked_at = []
+    for enough in (None, (6, 0), (7, 1), (6, 8), (2, 99)):
+        found = moments(model, groups, batches, lambda m, x: m(x), enough=enough)
+        looked_at.append(sum(found["b", "c"].maps.values()))
+    # 8 positions for each of the 5 channels that c reads, one in an image: 40 images.
+    assert looked_at == [80, 6, 8, 40, 80]
+
+
 @pytest.mark.parametrize("needs", [["gradients"], ["gradients", "moments"]])
 def test_gathering_leaves_the_model_and_the_random_state_as_they_were(needs: list[Any]) -> None:
     model = made(ConvNorm)

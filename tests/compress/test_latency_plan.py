@@ -11,7 +11,7 @@ from torch import nn
 from toys import Depthwise, ThreeConvs, inputs, made
 
 import compress
-from compress.allocation import CHOICES
+from compress.allocation import CHOICES, Choice
 from compress.budget import Milliseconds, parse_milliseconds
 from compress.cost import cost_of, subject
 from compress.graph import trace
@@ -19,7 +19,6 @@ from compress.latency.plan import _target, quick_widths
 from compress.latency.shapes import Shape, shapes_of
 from compress.latency.table import LatencyTable
 from compress.plan import Rules
-from compress.planning import Choice
 from detectors.errors import PlanError
 from detectors.geometry import geometry_of
 from detectors.models.base import Detector
