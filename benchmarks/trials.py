@@ -77,14 +77,13 @@ RECOVERIES: dict[Recovery, dict[str, str]] = {
         "finetune.weight_decay": "0.1",
     },
 }
-# Ours with one thing changed; on a set that says so already, nothing is.
+# Ours with one thing changed.
 CHANGES: dict[str, dict[str, str]] = {
     "L1 instead of Taylor": {"prune.criterion": "l1"},
     "column subsets instead of Taylor": {"prune.criterion": "column_subset"},
-    "the same share of every layer": {"prune.choice": "uniform"},
-    "tapered widths": {"prune.choice": "tapered"},
-    "widths by the knapsack": {"prune.choice": "knapsack"},
-    "widths by one ranking": {"prune.choice": "global"},
+    "tapered widths instead of uniform ones": {"prune.choice": "tapered"},
+    "widths by the knapsack instead of uniform ones": {"prune.choice": "knapsack"},
+    "widths by one ranking instead of uniform ones": {"prune.choice": "global"},
     "no refit of the consumers": {"prune.compensate": "none"},
     "layers solved anew after the refit": {"prune.compensate": "reconstruct"},
     "no norms measured anew": {"prune.recalibrate": "none"},
@@ -170,10 +169,6 @@ class Bench:
     def load(self, split: Split, *overrides: str) -> Recipe:
         """The recipe with the overrides of a split and others."""
         return load(Recipe, self.recipe, [*self._overrides(split), *overrides])
-
-    def same(self, one: Trial, other: Trial) -> bool:
-        """Whether two trials on a split come to the same settings."""
-        return self.load(one.split, *one.overrides) == self.load(other.split, *other.overrides)
 
     def _overrides(self, split: Split) -> tuple[str, ...]:
         return (*self.overrides, *(self.tuning if split == "val" else ()))

@@ -137,12 +137,6 @@ def test_each_ingredient_can_be_left_out() -> None:
         assert set(less) - set(whole) == {f"{key}={value}" for key, value in CHANGES[change].items()}
 
 
-def test_a_change_that_a_data_set_has_already_is_not_run(bench: Bench) -> None:
-    tapered = replace(bench, overrides=(*bench.overrides, "prune.choice=tapered"))
-    for one, gone in ((bench, "the same share of every layer"), (tapered, "tapered widths")):
-        assert set(CHANGES) - set(Study("hard", (one,), one, lr=8e-3).changed()) == {gone}
-
-
 def test_the_boxes_weigh_what_the_data_set_says_with_our_recovery_alone(bench: Bench) -> None:
     heavy = replace(bench, overrides=(*bench.overrides, "finetune.loss_weights.boxes=4"))
     for recovery, weight in (("ours", 4), ("plain", 1)):
@@ -199,10 +193,7 @@ def test_data_sets_are_pooled_by_their_means_resample_by_resample() -> None:
 
 
 class Recorded(Bench):
-    """A bench of results that are there, and of a recipe that is not."""
-
-    def same(self, one: Trial, other: Trial) -> bool:
-        return False
+    """A bench of results that are there."""
 
     def result(self, trial: Trial) -> dict[str, Any]:
         scores = {"ours": 0.5, "uniform L1": 0.4}
