@@ -87,8 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if study.empty:  # on a new machine: the tables of another one stay
         print("nothing is measured here yet; the tables are left as they are")
         return
-    words = "_".join(["quality", given.set, *([given.recovery] if given.recovery else [])])
-    name = ROOT / "benchmarks" / "results" / words
+    words = filter(None, ["quality", given.set, given.recovery])
+    name = ROOT / "benchmarks" / "results" / "_".join(words)
     name.with_suffix(".md").write_text(text, encoding="utf-8")
     name.with_suffix(".json").write_text(study.record(), encoding="utf-8")
     print(text)
