@@ -20,8 +20,9 @@ from detectors.errors import PlanError
 
 # Sweeps over the groups for one multiplier: each lowers the objective, so they end; 3 to 6 were seen.
 _SWEEPS = 50
-# Multipliers tried for one bisection: a few powers of 4 to find a bracket, then halvings down to 0.02 %.
-_TRIES, _CLOSE = 24, 2.0**-12
+# Multipliers tried for one bisection: a few powers of 4 to find a bracket, then halvings down to 0.1 %. From
+# one balance to the next they move little, so that the bracket is sought by steps of a quarter.
+_TRIES, _CLOSE, _NEAR = 24, 2.0**-9, 0.25
 # Where several costs are limited, how often their multipliers are balanced.
 _BALANCES = 8
 # Rounds of exchanges over all groups.
@@ -103,10 +104,10 @@ def _settlements(pricing: Pricing, task: Task, losses: Losses, start: Places) ->
     With several limits the multipliers keep their proportions while they are bisected together. Then each is
     lowered by how far its cost stays below its limit, until all bind or what does not bind has no weight.
     """
-    weights, before = np.ones(len(task.limits)), None
+    weights, before, near = np.ones(len(task.limits)), None, None
     for _ in range(_BALANCES if len(weights) > 1 else 1):
         weights = weights / weights.sum()
-        met, missed = _bisected(pricing, task, losses, start, weights)
+        met, missed, near = _bisected(pricing, task, losses, start, weights, near)
         yield from (places for places in (met, missed) if places is not None)
         if met is None or met == before:
             return
@@ -116,11 +117,28 @@ def _settlements(pricing: Pricing, task: Task, losses: Losses, start: Places) ->
 
 
 def _bisected(
-    pricing: Pricing, task: Task, losses: Losses, start: Places, weights: NDArray[np.float64]
-) -> tuple[Places | None, Places | None]:
-    """Where groups settle at the least factor of some multipliers that meets the budget, and just below."""
+    pricing: Pricing,
+    task: Task,
+    losses: Losses,
+    start: Places,
+    weights: NDArray[np.float64],
+    near: float | None,
+) -> tuple[Places | None, Places | None, float]:
+    """Where groups settle at the least factor of some multipliers that meets the budget, and just below.
+
+    Args:
+        pricing: moved.
+        task: limits.
+        losses: of each group's options.
+        start: where the groups settle from.
+        weights: `[kinds]`, the multipliers' proportions.
+        near: exponent of 2 of a factor that the sought one is near; None: it may be any.
+
+    Returns:
+        The two, None where there is none, and the factor's exponent.
+    """
     met = missed = low = high = None
-    exponent = 2.0  # of 2
+    exponent, step = (2.0, 2.0) if near is None else (near, _NEAR)
     for _ in range(_TRIES):
         pricing.move_all(start)
         _settle(pricing, losses, 2.0**exponent * weights / task.limits)
@@ -129,27 +147,30 @@ def _bisected(
         else:
             missed, low = dict(pricing.places), exponent
         if low is None:
-            exponent -= 2
+            exponent -= step
         elif high is None:
-            exponent += 2
+            exponent += step
         elif high - low < _CLOSE:
             break
         else:
             exponent = (low + high) / 2
-    return met, missed
+    return met, missed, exponent
 
 
 def _settle(pricing: Pricing, losses: Losses, multipliers: NDArray[np.float64]) -> None:
     """Gives each group in turn its best option for its neighbours' present widths, until nothing changes."""
+    asked = set(losses)  # whose neighbours moved since it chose
     for _ in range(_SWEEPS):
-        settled = True
         for name, lost in losses.items():
+            if name not in asked:
+                continue
             values = lost + multipliers @ pricing.changes(name)
             best = int(values.argmin())
             if values[best] < values[pricing.places[name]] - _LEAST:
                 pricing.move(name, best)
-                settled = False
-        if settled:
+                asked.update(pricing.around(name))
+            asked.remove(name)
+        if not asked:
             return
 
 

@@ -1,9 +1,9 @@
 """The cost of a network as a function of its groups' widths, and what each width of one would change."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,6 @@ class Pricing:
         kinds: of cost, in the order of every array here.
         options: group -> its widths, `[K]` int64.
         places: group -> which of its options it has.
-        total: `[kinds]` float64, the cost of the whole network as it stands.
     """
 
     def __init__(
@@ -98,6 +97,9 @@ class Pricing:
         self._touches = {group.name: touches(graph, group) for group in groups}
         for group in groups:
             self._widen(group.name, options[group.name][-1] - group.channels)
+        sized = list(zip(graph.layers, self._sizes, strict=True))
+        costs = [[float(price(layer, *sizes)) for price in self._prices] for layer, sizes in sized]
+        self._costs = np.array(costs)  # [layers, kinds], as they stand
         sharing: dict[int, list[str]] = defaultdict(list)
         for name, touched in self._touches.items():
             for touch in touched:
@@ -109,9 +111,12 @@ class Pricing:
         }
         self._row = lru_cache(_REMEMBERED)(self._priced)
         self._changes: dict[str, NDArray[np.float64]] = {}
-        sized = list(zip(graph.layers, self._sizes, strict=True))
-        costs = [sum(float(price(layer, *sizes)) for layer, sizes in sized) for price in self._prices]
-        self.total = np.array(costs, dtype=np.float64)
+
+    @property
+    def total(self) -> NDArray[np.float64]:
+        """`[kinds]`: the cost of the whole network as it stands."""
+        total: NDArray[np.float64] = self._costs.sum(axis=0)
+        return total
 
     def widths(self) -> dict[str, int]:
         """The width of each group as it stands."""
@@ -124,12 +129,7 @@ class Pricing:
     def changes(self, name: str) -> NDArray[np.float64]:
         """`[kinds, K]`: what each option of a group would add to the cost, the others staying as they are."""
         if name not in self._changes:
-            width = int(self.options[name][self.places[name]])
-            costs = np.zeros((len(self.kinds), len(self.options[name])))
-            for number, touch in enumerate(self._touches[name]):
-                inputs, outputs = self._sizes[touch.layer]
-                rest = inputs - touch.inputs * width, outputs - touch.outputs * width
-                costs += self._row(name, number, *rest)
+            costs = reduce(np.add, self._rows(name))
             self._changes[name] = costs - costs[:, self.places[name], None]
         return self._changes[name]
 
@@ -137,7 +137,8 @@ class Pricing:
         """Gives a group another of its options."""
         if place == self.places[name]:
             return
-        self.total = self.total + self.changes(name)[:, place]
+        for touch, row in zip(self._touches[name], self._rows(name), strict=True):
+            self._costs[touch.layer] = row[:, place]
         self._widen(name, int(self.options[name][place] - self.options[name][self.places[name]]))
         self.places[name] = place
         for other in self._around[name]:
@@ -152,6 +153,13 @@ class Pricing:
         for touch in self._touches[name]:
             self._sizes[touch.layer][0] += more * touch.inputs
             self._sizes[touch.layer][1] += more * touch.outputs
+
+    def _rows(self, name: str) -> Iterator[NDArray[np.float64]]:
+        """`[kinds, K]` for each layer that a group touches: its cost at each option, beside the rest."""
+        width = int(self.options[name][self.places[name]])
+        for number, touch in enumerate(self._touches[name]):
+            inputs, outputs = self._sizes[touch.layer]
+            yield self._row(name, number, inputs - touch.inputs * width, outputs - touch.outputs * width)
 
     def _priced(self, name: str, number: int, inputs: int, outputs: int) -> NDArray[np.float64]:
         """`[kinds, K]`: a layer at each option of a group, beside the channels that it has from others."""
