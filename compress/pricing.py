@@ -100,6 +100,7 @@ class Pricing:
         sized = list(zip(graph.layers, self._sizes, strict=True))
         costs = [[float(price(layer, *sizes)) for price in self._prices] for layer, sizes in sized]
         self._costs = np.array(costs)  # [layers, kinds], as they stand
+        self._total: NDArray[np.float64] | None = None  # summed when asked for: most moves are not the last
         sharing: dict[int, list[str]] = defaultdict(list)
         for name, touched in self._touches.items():
             for touch in touched:
@@ -115,8 +116,9 @@ class Pricing:
     @property
     def total(self) -> NDArray[np.float64]:
         """`[kinds]`: the cost of the whole network as it stands."""
-        total: NDArray[np.float64] = self._costs.sum(axis=0)
-        return total
+        if self._total is None:
+            self._total = self._costs.sum(axis=0)
+        return self._total
 
     def widths(self) -> dict[str, int]:
         """The width of each group as it stands."""
@@ -139,6 +141,7 @@ class Pricing:
             return
         for touch, row in zip(self._touches[name], self._rows(name), strict=True):
             self._costs[touch.layer] = row[:, place]
+        self._total = None
         self._widen(name, int(self.options[name][place] - self.options[name][self.places[name]]))
         self.places[name] = place
         for other in self._around[name]:
