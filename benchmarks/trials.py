@@ -65,9 +65,10 @@ RECOVERIES: dict[Recovery, dict[str, str]] = {
         "distill.predictions": "0",
         "distill.attention": "0",
         "finetune.loss_weights.boxes": "1",
+        "finetune.norm_and_bias_lr": "1",
         **ADAMW,
     },
-    # Here the boxes weigh what the data set's recipe or contest says.
+    # Here the boxes weigh, and norms and biases move, as the data set's recipe or contest says.
     "ours": {
         "prune.compensate": "refit",
         "prune.recalibrate": "norms",

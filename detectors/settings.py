@@ -98,6 +98,9 @@ class TrainConfig:
     lr: float = setting(1e-3, "peak learning rate")
     weight_decay: float = setting(5e-4, "decay of weights")
     decay_norm_and_bias: bool = setting(True, "decay biases and norm scales too, as the original SSD did")
+    norm_and_bias_lr: float = setting(
+        1.0, "peak learning rate of biases and norm scales, as a multiple of lr"
+    )
     schedule: Literal["multistep", "cosine", "linear", "constant"] = setting(
         "multistep", "course of the learning rate"
     )
@@ -122,7 +125,8 @@ class TrainConfig:
         for name, least in (("epochs", 0), ("batch", 1), ("save_every", 1)):
             value = getattr(self, name)
             require(value >= least, f"train or finetune: {name}", value, f"{least} or more")
-        require(self.lr > 0, "train or finetune: lr", self.lr, "above 0")
+        for name in ("lr", "norm_and_bias_lr"):
+            require(getattr(self, name) > 0, f"train or finetune: {name}", getattr(self, name), "above 0")
         require(self.weight_decay >= 0, "train or finetune: weight_decay", self.weight_decay, "0 or more")
         require(self.sparsity >= 0, "train or finetune: sparsity", self.sparsity, "0 or more")
         require(0 <= self.warmup < 1, "train or finetune: warmup", self.warmup, "a share from 0 to below 1")

@@ -12,20 +12,20 @@ from detectors.settings import TrainConfig
 
 
 def optimizer_of(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9, AdamW or Muon; biases and norm scales decay only if the settings say so.
+    """SGD with momentum 0.9, AdamW or Muon; biases and norm scales have a rate and a decay of their own.
 
     Muon's matrices are the weights of linear layers and ungrouped convolutions. A grouped convolution has a
     small matrix for each group, of which there is little to make orthogonal: it takes AdamW's steps.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if settings.decay_norm_and_bias:
-        groups: list[dict[str, Any]] = [{"params": parameters}]
-    else:
-        # Convolutions and linear layers have weights of two or more dimensions; norms and biases have one.
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+    # Convolutions and linear layers have weights of two or more dimensions; norms and biases have one.
+    norms_and_biases: dict[str, Any] = {
+        "params": [p for p in parameters if p.ndim <= 1],
+        "lr": settings.lr * settings.norm_and_bias_lr,
+    }
+    if not settings.decay_norm_and_bias:
+        norms_and_biases["weight_decay"] = 0.0
+    groups = [{"params": [p for p in parameters if p.ndim > 1]}, norms_and_biases]
     decay = settings.weight_decay
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, weight_decay=decay)

@@ -137,11 +137,14 @@ def test_each_ingredient_can_be_left_out() -> None:
         assert set(less) - set(whole) == {f"{key}={value}" for key, value in CHANGES[change].items()}
 
 
-def test_the_boxes_weigh_what_the_data_set_says_with_our_recovery_alone(bench: Bench) -> None:
-    heavy = replace(bench, overrides=(*bench.overrides, "finetune.loss_weights.boxes=4"))
-    for recovery, weight in (("ours", 4), ("plain", 1)):
+def test_our_recovery_alone_trains_as_the_data_set_says(bench: Bench) -> None:
+    said = ("finetune.loss_weights.boxes=4", "finetune.norm_and_bias_lr=2")
+    other = replace(bench, overrides=(*bench.overrides, *said))
+    for recovery, boxes, rate in (("ours", 4, 2), ("plain", 1, 1)):
         trial = Trial("uniform L1", 0.3, recovery, 1e-3, 0, "test")
-        assert heavy.load("test", *trial.overrides).finetune.loss_weights == {"boxes": weight}
+        settings = other.load("test", *trial.overrides).finetune
+        assert settings.loss_weights == {"boxes": boxes}
+        assert settings.norm_and_bias_lr == rate
 
 
 def test_ours_alone_takes_the_widths_that_the_data_set_says(bench: Bench) -> None:

@@ -150,6 +150,7 @@ def misfits(
         ("train.py", ["data.synthetic.classes=99", "out=new"], ["data.synthetic.classes=99 must be 1 to 40"]),
         ("train.py", ["train.batch=0", "out=new"], ["batch=0"]),
         ("train.py", ["train.sparsity=-1", "out=new"], ["sparsity=-1"]),
+        ("train.py", ["train.norm_and_bias_lr=0", "out=new"], ["norm_and_bias_lr=0.0", "it must be above 0"]),
         ("train.py", ["train.loss_weights.boxes=-1", "out=new"], ["loss_weights.boxes=-1"]),
         (
             "prune.py",

@@ -58,21 +58,35 @@ def named(net: nn.Module, parameters: list[torch.Tensor]) -> list[str]:
     return [name for name, p in net.named_parameters() if id(p) in ids]
 
 
+WEIGHTS = ["conv.weight", "head.weight"]
+NORMS_AND_BIASES = ["conv.bias", "bn.weight", "bn.bias", "norm.weight", "head.bias"]
+
+
 def test_norms_and_biases_decay_only_if_asked():
     net = network()
-    every = optimizer_of(net, TrainConfig(weight_decay=0.1)).param_groups
-    assert [group["weight_decay"] for group in every] == [0.1]
-    assert named(net, every[0]["params"]) == [name for name, _ in net.named_parameters()]
-    groups = optimizer_of(net, TrainConfig(weight_decay=0.1, decay_norm_and_bias=False)).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
-    assert named(net, groups[0]["params"]) == ["conv.weight", "head.weight"]
-    assert named(net, groups[1]["params"]) == [
-        "conv.bias",
-        "bn.weight",
-        "bn.bias",
-        "norm.weight",
-        "head.bias",
-    ]
+    for asked, decays in ((True, [0.1, 0.1]), (False, [0.1, 0.0])):
+        settings = TrainConfig(weight_decay=0.1, decay_norm_and_bias=asked)
+        groups = optimizer_of(net, settings).param_groups
+        assert [group["weight_decay"] for group in groups] == decays
+        assert [named(net, group["params"]) for group in groups] == [WEIGHTS, NORMS_AND_BIASES]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_norms_and_biases_have_a_rate_of_their_own_all_the_way(name):
+    net = network()
+    settings = TrainConfig(optimizer=name, lr=0.1, norm_and_bias_lr=4.0, schedule="linear")
+    optimizer = optimizer_of(net, settings)
+    schedule = schedule_of(optimizer, settings, steps=2)
+    seen = []
+    for _ in range(2):
+        rates = {n: group["lr"] for group in optimizer.param_groups for n in named(net, group["params"])}
+        assert rates == {n: rates["conv.weight"] * (1 if n in WEIGHTS else 4) for n in rates}
+        assert sorted(rates) == sorted(WEIGHTS + NORMS_AND_BIASES)
+        seen.append(rates["conv.weight"])
+        net["conv"].weight.sum().backward()
+        optimizer.step()
+        schedule.step()
+    assert seen == pytest.approx([0.1, 0.05])
 
 
 def test_frozen_parameters_are_left_out():
