@@ -15,6 +15,7 @@ from benchmarks.trials import (
     METHODS,
     NO_MATTER,
     SCRATCH,
+    TAPERED,
     TUNED,
     Bench,
     OutOfTime,
@@ -98,14 +99,14 @@ class Study:
             for method, table in pairs[part::parts]:
                 if share == self.contest.shares[0] or _share(method, share) == share:  # not the uncut again
                     yield from self.trials(method, table, share)
-        if "ours" in methods and set(tables) == set(TABLES):
+        if "ours" in methods and "ours" in tables:
             yield from map(self.changed, tuple(CHANGES)[part::parts])
 
     def tables(self, alone: Recovery | None = None) -> str:
         """All results as Markdown; what has not been run is a dash, or a table that is not there.
 
         Args:
-            alone: this table and no other.
+            alone: this table and no other; to that of our recovery belongs what ours is without a part of it.
         """
         for bench in (*self.benches, self.chooser):
             bench.deadline = -math.inf  # only what is there
@@ -119,7 +120,7 @@ class Study:
                     rate = "" if method == DENSE else f"{self.rate(method, table):g}"
                     rows.append([method, rate, *cells])
             parts.append((title, rows))
-        if alone is None:
+        if alone != "plain":
             parts.append(("Ours with one thing changed", self._ablation()))
         # Heading and ours alone compare nothing.
         shown = [f"{title}:\n\n{_markdown(rows)}" for title, rows in parts if len(rows) > 2]
@@ -231,7 +232,7 @@ def _share(method: str, share: float) -> float:
 
 def _recovery(method: str, table: Recovery) -> Recovery:
     """Ours recovers in its own way in every table, and there is nothing to recover in the dense detector."""
-    return {"ours": "ours", DENSE: "plain"}.get(method, table)
+    return {"ours": "ours", TAPERED: "ours", DENSE: "plain"}.get(method, table)
 
 
 def _against(ours: Facts, facts: Facts) -> str:

@@ -47,8 +47,10 @@ NO_MATTER = ("data.root", "data.workers", "data.cache", "distill.cache")
 # What our planner is told by each method that it serves. Ours takes the widths that the data set's recipe or
 # contest says.
 OURS = {"prune.criterion": "taylor"}
+TAPERED = "ours, tapered widths"
 PLANNED: dict[str, dict[str, str]] = {
     "ours": OURS,
+    TAPERED: {**OURS, "prune.choice": "tapered"},
     "uniform L1": {"prune.criterion": "l1", "prune.choice": "uniform"},
     "uniform random": {"prune.criterion": "random", "prune.choice": "uniform"},
 }
@@ -82,7 +84,6 @@ RECOVERIES: dict[Recovery, dict[str, str]] = {
 CHANGES: dict[str, dict[str, str]] = {
     "L1 instead of Taylor": {"prune.criterion": "l1"},
     "column subsets instead of Taylor": {"prune.criterion": "column_subset"},
-    "tapered widths instead of uniform ones": {"prune.choice": "tapered"},
     "widths by the knapsack instead of uniform ones": {"prune.choice": "knapsack"},
     "widths by one ranking instead of uniform ones": {"prune.choice": "global"},
     "no refit of the consumers": {"prune.compensate": "none"},

@@ -147,9 +147,10 @@ def test_our_recovery_alone_trains_as_the_data_set_says(bench: Bench) -> None:
         assert settings.norm_and_bias_lr == rate
 
 
-def test_ours_alone_takes_the_widths_that_the_data_set_says(bench: Bench) -> None:
+def test_ours_takes_the_widths_that_the_data_set_says_and_others_their_own(bench: Bench) -> None:
     other = replace(bench, overrides=(*bench.overrides, "prune.choice=knapsack"))
-    for method, choice in (("ours", "knapsack"), ("from scratch", "knapsack"), ("uniform L1", "uniform")):
+    own = {"ours, tapered widths": "tapered", "uniform L1": "uniform"}
+    for method, choice in ({"ours": "knapsack", "from scratch": "knapsack"} | own).items():
         trial = Trial(method, 0.3, "ours", 1e-3, 0, "test")
         assert other.load("test", *trial.overrides).prune.choice == choice
 
@@ -337,13 +338,14 @@ def test_processes_share_the_trials_and_do_each_of_them_once(tmp_path: Path) -> 
 def test_one_table_alone_leaves_out_what_the_others_need(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
     study = Study("hard", (bench,), bench, lr=8e-3)
-    peers = ["ours", "uniform L1", "torch-pruning Taylor, local"]
-    found = {table: set(study.wanted(peers, tables=[table])) for table in TABLES}
+    ours, peers = ["ours", "ours, tapered widths"], ["uniform L1", "torch-pruning Taylor, local"]
+    found = {table: set(study.wanted([*ours, *peers], tables=[table])) for table in TABLES}
     for table, trials in found.items():
-        assert {trial.recovery for trial in trials if trial.method != "ours"} == {table}
-    whole = set(study.wanted(peers))
-    assert set.union(*found.values()) == {trial for trial in whole if not trial.change}
-    assert {trial.change for trial in whole} == {"", *CHANGES}
+        assert {trial.recovery for trial in trials if trial.method in peers} == {table}
+        assert {trial.recovery for trial in trials if trial.method in ours} == {"ours"}
+    assert set.union(*found.values()) == set(study.wanted([*ours, *peers]))
+    assert {trial.change for trial in found["ours"]} == {"", *CHANGES}
+    assert {trial.change for trial in found["plain"]} == {""}
 
 
 def test_a_machine_that_has_measured_nothing_is_told_apart(tmp_path: Path) -> None:
