@@ -25,9 +25,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.bench import Bench, OutOfTime
 from benchmarks.contests import RATES, SETS
 from benchmarks.study import TABLES, Study
-from benchmarks.trials import METHODS, Bench, OutOfTime, Trial
+from benchmarks.trials import METHODS, Trial
 
 ROOT = Path(__file__).parent.parent
 

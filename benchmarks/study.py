@@ -8,20 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.bench import NO_MATTER, Bench, OutOfTime
 from benchmarks.contests import RATES, SEEDS, SETS, Contest
-from benchmarks.trials import (
-    CHANGES,
-    DENSE,
-    METHODS,
-    NO_MATTER,
-    SCRATCH,
-    TAPERED,
-    TUNED,
-    Bench,
-    OutOfTime,
-    Recovery,
-    Trial,
-)
+from benchmarks.trials import CHANGES, DENSE, METHODS, SCRATCH, TAPERED, TUNED, Recovery, Trial
 from detectors.evaluation.bootstrap import interval
 
 TABLES: dict[Recovery, str] = {

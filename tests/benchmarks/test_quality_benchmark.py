@@ -11,11 +11,12 @@ import torch
 import yaml
 
 from benchmarks.answers import Remembered
+from benchmarks.bench import Bench, OutOfTime
 from benchmarks.contests import SETS
 from benchmarks.peers import SELECTIONS
 from benchmarks.quality import main
 from benchmarks.study import TABLES, Study, difference, pooled
-from benchmarks.trials import CHANGES, CONTROLS, PLANNED, Bench, OutOfTime, Trial
+from benchmarks.trials import CHANGES, CONTROLS, PLANNED, Trial
 from compress.distill import Answers, Distillation
 from compress.session import open_all, terms_of
 
