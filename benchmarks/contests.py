@@ -16,7 +16,7 @@ class Contest:
         chooser: the contest whose val chooses the learning rates.
         shares: what is left of the MACs, the most telling first.
         rated: of a chooser, the shares that it scores: the rate of the best mean over them serves all.
-        tuning: what holds val out of the training.
+        tuning: what trials on val set besides; it holds val out of the training.
         overrides: what every trial sets.
         dense: dense detectors, trained from as many seeds; the trials start from the first.
         pool: the contests that are taken together, by the mean of their scores; empty: it stands alone.
@@ -36,7 +36,8 @@ class Contest:
 # in our recovery: 0.517, 0.521 and 0.499 with 2, 4 and 10 (2026-11-26, one run each).
 PHOTOS = ("prune.multiple=2", "prune.largest_cut=1", "finetune.loss_weights.boxes=4")
 WITHOUT_VAL = ("data.train=[train]", "data.test=[val]")
-# As many parameters (2.6 M) as the detector for which our goals on BCCD were set; trained in half the epochs.
+# About as many parameters (2.6 M) as the detector had for which our goals on BCCD were set (2.7 M); trained
+# in half the epochs.
 WIDE = (
     "detector.width=0.328",
     "train.optimizer=muon",

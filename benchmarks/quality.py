@@ -1,16 +1,18 @@
 """Which way of cutting keeps the most: python -m benchmarks.quality SET [key=value ...] [--hours H].
 
 SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`), bccd+cards, their mean, or
-bccd-wide, a detector of as many parameters as the one for which our goals on BCCD were set. Every method cuts
-the same dense detector once and gets the same epochs of fine-tuning; its learning rate is the best of three
-on the val split, at one or two shares of the MACs (benchmarks/contests.py), or that of `--lr`. Then test is
-read once for each method, share and seed. Each trial leaves a JSON file in benchmarks/results/quality/SET,
-named by its settings, so that the command goes on where it was stopped; what the teacher said of the batches
-lies beside them for the trials to come (some GB, which can be deleted). `--methods` runs some alone,
-`--recovery` one table, which it writes to files of its own, `--part 1/2` and `--part 2/2` share the work,
-`--hours` ends it in time, `--tables` only writes benchmarks/results/quality_SET.md and .json from what is
-there. `--val ours` with other settings, such as `distill.attention=300`, is how ours is tuned; what each
-trial sets itself (`PLANNED` and `RECOVERIES` in benchmarks/trials.py) is changed there, and refused here.
+bccd-wide, a detector of about as many parameters as the one for which our goals on BCCD were set. Every
+method cuts the same dense detector once and gets the same epochs of fine-tuning; its learning rate is the
+best of three on the val split, at one or two shares of the MACs (benchmarks/contests.py), or that of `--lr`.
+Then test is read once for each method, share and seed. Each trial leaves a JSON file in
+benchmarks/results/quality/SET, named by its settings, so that the command goes on where it was stopped; what
+the teacher said of the batches lies beside them for the trials to come (some GB, which can be deleted).
+`--methods` runs some alone, `--recovery` one table, which it writes to files of its own, `--part 1/2` and
+`--part 2/2` share the work, `--hours` ends it in time, `--tables` only writes
+benchmarks/results/quality_SET.md and .json from what is there. `--val ours` with other settings, such as
+`distill.attention=300`, is how ours is tuned: it scores a method on val, by our recovery unless `--recovery`
+says plain, at all three rates or that of `--lr`. What the method and its recovery set themselves (`PLANNED`
+and `RECOVERIES` in benchmarks/trials.py) is changed there, and refused here.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
 that, another one chooses the learning rates) and trained by the recipe where it is missing; on the hard set
@@ -28,7 +30,7 @@ from pathlib import Path
 from benchmarks.bench import Bench, OutOfTime
 from benchmarks.contests import RATES, SETS
 from benchmarks.study import TABLES, Study
-from benchmarks.trials import METHODS, Trial
+from benchmarks.trials import METHODS, Recovery, Trial
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hours", type=float, default=math.inf, help="when no further trial is begun")
     parser.add_argument("--part", default="1/1", help="1/2 and 2/2 share the trials of two processes")
     parser.add_argument("--tables", action="store_true", help="run nothing")
-    parser.add_argument("--val", choices=METHODS, help="only score this method with our recovery on val")
+    parser.add_argument("--val", choices=METHODS, help="only score this method on val")
     parser.add_argument("--seed", type=int, help="of --val, instead of 0")
     given = parser.parse_intermixed_args(arguments)
     deadline = -math.inf if given.tables else time.monotonic() + 3600 * given.hours
@@ -63,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{given.set} finds each data set where its recipe says: leave data.root out")
     if given.seed is not None and not given.val:
         parser.error("--seed goes with --val: the seeds of test are those of benchmarks/contests.py")
-    own = Trial(given.val or "ours", 1.0, "ours", RATES[0], 0, "test").keys
+    recovery: Recovery = given.recovery if given.val and given.recovery else "ours"
+    own = Trial(given.val or "ours", 1.0, recovery, RATES[0], 0, "test").keys
     for key in (text.partition("=")[0] for text in given.overrides):
         if key in own:
             parser.error(f"{key} is set by each trial itself: change it in benchmarks/trials.py")
@@ -71,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chooser = benches.get(contest.chooser) or bench_of(contest.chooser, anywhere, deadline)
     study = Study(given.set, tuple(benches.values()), chooser, given.lr)
     if given.val:
-        for rate in RATES:
-            for trial in study.tuning(given.val, "ours", rate):
+        for rate in RATES if given.lr is None else (given.lr,):
+            for trial in study.tuning(given.val, recovery, rate):
                 score = chooser.result(replace(trial, seed=given.seed or 0))["score"]
                 print(f"{score:.4f} on val, lr {rate:g}, share {trial.share:g}", flush=True)
         return

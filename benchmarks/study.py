@@ -95,7 +95,7 @@ class Study:
         """All results as Markdown; what has not been run is a dash, or a table that is not there.
 
         Args:
-            alone: this table and no other; to that of our recovery belongs what ours is without a part of it.
+            alone: this table and no other; to that of our recovery belongs ours with one thing changed.
         """
         for bench in (*self.benches, self.chooser):
             bench.deadline = -math.inf  # only what is there

@@ -271,6 +271,18 @@ def test_val_alone_scores_each_rate_and_share_with_the_seed_that_is_asked_for(
     assert capsys.readouterr().out.splitlines()[1] == "0.0165 on val, lr 0.004, share 0.0125"
 
 
+def test_val_takes_one_rate_and_the_other_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def result(_: Bench, trial: Trial) -> dict[str, Any]:
+        asked.append((trial.lr, trial.recovery, trial.share))
+        return {"score": 0.0}
+
+    monkeypatch.setattr(Bench, "result", result)
+    main(["hard", "--val", "uniform L1", "--lr", "8e-3", "--recovery", "plain"])
+    assert asked == [(8e-3, "plain", 0.05)]
+
+
 def test_a_dense_detector_alone_says_what_it_scores(tmp_path: Path) -> None:
     class One(Recorded):
         def result(self, trial: Trial) -> dict[str, Any]:
