@@ -156,8 +156,9 @@ def names(pattern: str, group: Group) -> bool:
 
 def selectable(graph: Graph, skip: Sequence[str]) -> list[Group]:
     """The groups that narrow no layer matching a glob; raises PlanError for a glob that matches no layer."""
+    layers = [layer.name for layer in graph.layers]
     for pattern in skip:
-        _check_layers(graph, "prune.skip", pattern)
+        _check_layers(graph, "prune.skip", pattern, layers)
     return [group for group in graph.groups if not any(names(pattern, group) for pattern in skip)]
 
 
@@ -171,17 +172,17 @@ def check_globs(graph: Graph, key: str, patterns: Iterable[str], rules: Rules) -
         rules: those skipped are never cut; those cut down in earlier rounds were.
     """
     free = selectable(graph, rules.skip)
+    known = [m.layer for group in free for m in group.members if m.side == "out"]
     for pattern in patterns:
-        _check_layers(graph, key, pattern)
+        _check_layers(graph, key, pattern, known)
         if any(names(pattern, group) for group in free) or fnmatch.filter(rules.first_widths or (), pattern):
             continue
-        known = [m.layer for group in free for m in group.members if m.side == "out"]
         raise PlanError(f"{key}: {pattern!r} names only layers that are never cut{_nearest(pattern, known)}")
 
 
-def _check_layers(graph: Graph, key: str, pattern: str) -> None:
-    known = [layer.name for layer in graph.layers]
-    if not fnmatch.filter(known, pattern):
+def _check_layers(graph: Graph, key: str, pattern: str, known: Sequence[str]) -> None:
+    """Raises PlanError, with the nearest of the names that are known to serve, if it matches no layer."""
+    if not fnmatch.filter((layer.name for layer in graph.layers), pattern):
         raise PlanError(f"{key}: no layer matches {pattern!r}{_nearest(pattern, known)}")
 
 

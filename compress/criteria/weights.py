@@ -46,6 +46,11 @@ def bn_scale(model: nn.Module, group: Group, evidence: Evidence) -> Tensor:
     scales = [(m, model.get_submodule(m.layer).weight) for m in norms]
     found = [(member, scale.detach()) for member, scale in scales if isinstance(scale, Tensor)]
     if not found:
+        if not any(isinstance(m, BATCH_NORMS) and m.affine for m in model.modules()):
+            raise PlanError(
+                "prune.criterion=bn_scale: the network has no batch norm with a scale; take another "
+                "criterion, such as l1"
+            )
         raise PlanError(
             f"prune.criterion=bn_scale: no batch norm with a scale stands behind {group.name}; skip that "
             "layer (prune.skip) or take another criterion, such as l1"

@@ -131,7 +131,7 @@ def misfits(
         (
             "prune.py",
             ["model=plain.pth", *AS_SAVED, "prune.criterion=bn_scale"],
-            ["prune.criterion=bn_scale: no batch norm with a scale", "another criterion, such as l1"],
+            ["prune.criterion=bn_scale: the network has no batch norm", "another criterion, such as l1"],
         ),
         (
             "prune.py",
@@ -215,6 +215,13 @@ def test_an_unreachable_budget_is_answered_with_one_that_works(finished: Path) -
     limit = smallest[1].replace(",", "")
     assert run(finished, *arguments, f"prune.budget.macs={limit}").code == 0
     assert run(finished, *arguments, f"prune.budget.macs={int(limit) - 1}").code == 2
+
+
+def test_a_budget_that_is_met_already_is_said_to_cut_nothing(finished: Path) -> None:
+    arguments = ["prune.py", "tiny.yaml", MODEL, "prune.rounds=1", "dry_run=true"]
+    told = "the budget is met already: nothing would be cut"
+    assert run(finished, *arguments, "prune.budget.macs=900G").out.splitlines()[-1] == told
+    assert told not in run(finished, *arguments, "prune.budget.macs=60%").out
 
 
 def test_a_budget_out_of_reach_of_the_last_round_is_answered_before_the_first(finished: Path) -> None:

@@ -89,6 +89,7 @@ HEAD = next(name for name, reason in graph().whole.items() if reason == "makes a
         ("backbone.feature.0", "no layer matches 'backbone.feature.0'; did you mean backbone.features.0"),
         ("backbon.*", "no layer matches 'backbon.*'; did you mean backbone.*"),
         ("bakcbone.features.*", "no layer matches 'bakcbone.features.*'; did you mean backbone.features.*"),
+        (f"{HEAD}0", f"no layer matches '{HEAD}0'; known: "),  # near a layer that is never cut
         (HEAD, f"{HEAD!r} names only layers that are never cut; "),
         ("extras.*", "'extras.*' names only layers that are never cut; known: backbone.*"),
     ],

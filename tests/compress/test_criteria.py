@@ -124,8 +124,15 @@ def test_the_scale_of_the_norm_behind_a_channel_is_its_score() -> None:
 
 
 def test_a_network_without_batch_norm_is_told_so() -> None:
-    with pytest.raises(PlanError, match=r"bn_scale: no batch norm .* behind stem; .* such as l1"):
+    with pytest.raises(PlanError, match=r"bn_scale: the network has no batch norm with .*, such as l1"):
         CRITERIA["bn_scale"](made(Residual), group_of(made(Residual), "stem"))
+
+
+def test_a_layer_without_batch_norm_is_named_where_others_have_one() -> None:
+    model = made(Residual)
+    model.norm = nn.BatchNorm2d(4)
+    with pytest.raises(PlanError, match=r"bn_scale: no batch norm .* behind stem; .* such as l1"):
+        CRITERIA["bn_scale"](model, group_of(made(Residual), "stem"))
 
 
 @pytest.mark.parametrize("choice", CHOICES)
