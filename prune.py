@@ -61,8 +61,6 @@ def prune(recipe: Recipe, path: str) -> None:
             graph, plan = plan_round(recipe, 1, detector, training, place)
             if place.leads:
                 print(widths_table(graph, plan))
-                if not plan.keep:
-                    print("the budget is met already: nothing would be cut")
             return
         sections = ["mode", "detector", "data", "prune", "finetune", "distill", "eval"]
         with run_folder(recipe, Path("prunes") / Path(path).stem, sections, place) as folder:

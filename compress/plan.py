@@ -188,6 +188,8 @@ def _check_layers(graph: Graph, key: str, pattern: str, known: Sequence[str]) ->
 
 def _nearest(pattern: str, known: Sequence[str]) -> str:
     """The nearest names, or for a glob the nearest parts of the network, each as a glob."""
+    if not known:
+        return "; no layer may be cut: leave some out of prune.skip"
     if not any(sign in pattern for sign in "*?["):
         return did_you_mean(pattern, known)
     parts = [name.split(".") for name in known]

@@ -165,7 +165,7 @@ class Run:
         if self.place.leads:
             write_text(self._plan_file(number), json.dumps({"keep": plan.keep}))
         self._say(f"\n{widths_table(graph, plan, number)}\n")
-        done = "cut and proven" if plan.keep else "its budget is met already, nothing is cut"
+        done = "cut and proven" if plan.keep else "nothing to cut"
         self._say(f"round {number}: {done}: {plan.before} -> {plan.after}")
         score = None
         if self.recipe.report.after_cut:

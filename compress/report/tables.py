@@ -68,9 +68,10 @@ def widths_table(graph: Graph, plan: Plan, number: int = 1) -> str:
     for reason in dict.fromkeys(whole.values()):
         layers = [layer for layer, why in whole.items() if why == reason]
         lines.append(f"  kept whole ({reason}): {', '.join(layers)}")
-    return "\n".join(
-        [f"channels before and after round {number}:", *lines, f"  {plan.before} -> {plan.after}"]
-    )
+    lines.append(f"  {plan.before} -> {plan.after}")
+    if not plan.keep:
+        lines.append("  nothing to cut: the budget is met already")
+    return "\n".join([f"channels before and after round {number}:", *lines])
 
 
 def summary(ledger: Ledger, facts: dict[str, Any]) -> str:

@@ -106,6 +106,11 @@ def test_a_glob_without_layers_that_can_be_cut_names_the_nearest(key: str, glob:
                 allocate(graph(), dict, Budget(macs=10**9), rules, choice=choice)
 
 
+def test_where_every_layer_is_skipped_no_glob_is_asked_for_another_name() -> None:
+    with pytest.raises(PlanError, match=r"no layer matches 'bone'; no layer may be cut: .* prune\.skip"):
+        layer_ratio_widths(graph(), {"bone": 0.5}, Rules(skip=("*",)))
+
+
 def test_a_layer_that_earlier_rounds_cut_down_to_one_channel_may_still_be_named() -> None:
     rules = Rules(multiple=1, first_widths={HEAD: 8, **{g.name: g.channels for g in graph().groups}})
     assert layer_ratio_widths(graph(), {HEAD: 0.5, "extras.*": 0.1}, rules)
