@@ -47,6 +47,34 @@ class OutOfTime(Exception):
     """A trial that has no result yet would begin after the deadline."""
 
 
+class NotOnRecord(OutOfTime):
+    """A trial of an earlier run that is asked for was not part of it."""
+
+
+@dataclass
+class Record:
+    """The trials of an earlier run, as benchmarks/results keeps them.
+
+    Attributes:
+        path: quality_SET.json.
+    """
+
+    path: Path
+
+    @cached_property
+    def _trials(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8"))
+        return found
+
+    def result(self, trial: Trial) -> dict[str, Any]:
+        """What a trial came to; NotOnRecord if it is not there."""
+        told = asdict(trial).items()
+        for one in self._trials:
+            if told <= one.items():
+                return one
+        raise NotOnRecord(f"{trial.method}, {trial.recovery} recovery, on {trial.split}")
+
+
 @dataclass
 class Bench:
     """A data set to compare methods on, and where its results lie.

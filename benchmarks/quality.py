@@ -3,8 +3,9 @@
 SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`), bccd+cards, their mean, or
 bccd-wide, a detector of about as many parameters as the one for which our goals on BCCD were set. Every
 method cuts the same dense detector once and gets the same epochs of fine-tuning; its learning rate is the
-best of three on the val split, at one or two shares of the MACs (benchmarks/contests.py), or that of `--lr`.
-Then test is read once for each method, share and seed. Each trial leaves a JSON file in
+best of three on the val split, at one or two shares of the MACs (benchmarks/contests.py), that of `--lr`, or
+what val preferred in an earlier run, whose record `--rates` names (benchmarks/results/quality_SET.json). Then
+test is read once for each method, share and seed. Each trial leaves a JSON file in
 benchmarks/results/quality/SET, named by its settings, so that the command goes on where it was stopped; what
 the teacher said of the batches lies beside them for the trials to come (some GB, which can be deleted).
 `--methods` runs some alone, `--recovery` one table, which it writes to files of its own, `--part 1/2` and
@@ -27,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.bench import Bench, OutOfTime
+from benchmarks.bench import Bench, NotOnRecord, OutOfTime, Record
 from benchmarks.contests import RATES, SETS
 from benchmarks.study import TABLES, Study
 from benchmarks.trials import METHODS, Recovery, Trial
@@ -49,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("set", choices=SETS)
     parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--lr", type=float, help="of every method, instead of what its val prefers")
+    rate = parser.add_mutually_exclusive_group()
+    rate.add_argument("--lr", type=float, help="of every method, instead of what its val prefers")
+    rate.add_argument("--rates", type=Path, help="the record of another run, whose val chooses the rates")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="run these alone")
     parser.add_argument("--recovery", choices=TABLES, help="run and write this table alone")
     parser.add_argument("--hours", type=float, default=math.inf, help="when no further trial is begun")
@@ -71,20 +74,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if key in own:
             parser.error(f"{key} is set by each trial itself: change it in benchmarks/trials.py")
     benches = {name: bench_of(name, given.overrides, deadline) for name in contest.pool or (given.set,)}
-    chooser = benches.get(contest.chooser) or bench_of(contest.chooser, anywhere, deadline)
-    study = Study(given.set, tuple(benches.values()), chooser, given.lr)
+    if given.rates and (given.val or not given.rates.is_file()):
+        why = "--val tries rates: give --lr or none" if given.val else "there is no such file"
+        parser.error(f"--rates {given.rates}: {why}")
+    val = benches.get(contest.chooser) or bench_of(contest.chooser, anywhere, deadline)
+    earlier = Record(given.rates) if given.rates else None
+    study = Study(given.set, tuple(benches.values()), val, given.lr, earlier)
     if given.val:
         for rate in RATES if given.lr is None else (given.lr,):
             for trial in study.tuning(given.val, recovery, rate):
-                score = chooser.result(replace(trial, seed=given.seed or 0))["score"]
+                score = val.result(replace(trial, seed=given.seed or 0))["score"]
                 print(f"{score:.4f} on val, lr {rate:g}, share {trial.share:g}", flush=True)
         return
     try:
         part, parts = map(int, given.part.split("/"))
         tables = [given.recovery] if given.recovery else list(TABLES)
-        for trial in study.wanted(given.methods, part - 1, parts, tables):
+        wanted = study.wanted(given.methods, part - 1, parts, tables)
+        if earlier and not given.tables:
+            wanted = iter(list(wanted))  # nothing is begun where a rate is missing
+        for trial in wanted:
             for bench in study.benches:
                 bench.result(trial)
+    except NotOnRecord as missing:
+        parser.error(f"--rates {given.rates} has no {missing}: name others as --methods, or give --lr")
     except OutOfTime:
         print("not all trials are done; the same command goes on")
     text = study.tables(given.recovery)

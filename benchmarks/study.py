@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench import NO_MATTER, Bench, OutOfTime
+from benchmarks.bench import NO_MATTER, Bench, OutOfTime, Record
 from benchmarks.contests import RATES, SEEDS, SETS, Contest
 from benchmarks.trials import CHANGES, DENSE, METHODS, SCRATCH, TAPERED, TUNED, Recovery, Trial
 from detectors.evaluation.bootstrap import interval
@@ -34,12 +34,14 @@ class Study:
         benches: that score on test; of several the mean counts.
         chooser: that scores on val.
         lr: of every method; None: what its val prefers.
+        earlier: a run that has scored on val already, in place of the chooser.
     """
 
     name: str
     benches: tuple[Bench, ...]
     chooser: Bench
     lr: float | None = None
+    earlier: Record | None = None
     _results: dict[Trial, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -137,6 +139,8 @@ class Study:
         told = (text for text in self.benches[0].overrides if text not in self.contest.overrides)
         settings = [text for text in told if text.partition("=")[0] not in NO_MATTER]
         rate = [] if self.lr is None else [f"--lr {self.lr:g}"]
+        if self.earlier:
+            rate = [f"--rates {self.earlier.path.as_posix()}"]
         table = [] if alone is None else [f"--recovery {alone}"]
         command = " ".join(["python -m benchmarks.quality", self.name, *settings, *rate, *table])
         return ", ".join([f"`{command}`", when, *machines]) + "."
@@ -152,6 +156,8 @@ class Study:
         return facts
 
     def _result(self, trial: Trial) -> dict[str, Any]:
+        if self.earlier and trial.split == "val":
+            return self.earlier.result(trial)  # no part of what this run did
         benches = self.benches if trial.split == "test" else (self.chooser,)
         if trial not in self._results:  # a table asks for ours and for val once for each of its cells
             self._results[trial] = pooled([bench.result(trial) for bench in benches])

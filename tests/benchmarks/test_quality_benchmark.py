@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from benchmarks.answers import Remembered
-from benchmarks.bench import Bench, OutOfTime
+from benchmarks.bench import Bench, NotOnRecord, OutOfTime, Record
 from benchmarks.contests import SETS
 from benchmarks.peers import SELECTIONS
 from benchmarks.quality import main
@@ -313,6 +313,52 @@ def test_a_given_rate_serves_every_method_and_val_is_not_asked(tmp_path: Path) -
     study = Study("hard", (bench,), bench, lr=8e-3)
     assert "| uniform L1 | 0.008 | - | 0.400 (-0.150 [-0.150, -0.150]) | - |" in study.tables()
     assert {trial.split for trial in study.wanted(["ours", "uniform L1"])} == {"test"}
+
+
+def test_the_record_of_another_run_chooses_the_rates(tmp_path: Path) -> None:
+    scores = {4e-3: 0.41, 8e-3: 0.43, 16e-3: 0.42}
+    told = [Trial("uniform L1", 0.05, "plain", lr, 0, "val") for lr in scores]
+    record = tmp_path / "quality_x.json"
+    record.write_text(json.dumps([asdict(one) | {"score": scores[one.lr], "macs": 0.05} for one in told]))
+    earlier = Record(record)
+    assert earlier.result(told[1])["score"] == 0.43
+    with pytest.raises(NotOnRecord):
+        earlier.result(replace(told[1], split="test"))
+    bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
+    text = Study("hard", (bench,), bench, earlier=earlier).tables("plain")
+    assert text.startswith(
+        f"`python -m benchmarks.quality hard --rates {record} --recovery plain`, 2026-01-01"
+    )
+    assert "| uniform L1 | 0.008 | - | 0.400 | - |" in text
+    assert "| ours |" not in text  # its val is not on record
+
+
+def test_a_rate_that_is_not_on_record_is_missed_before_anything_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Bench, "result", lambda *_: pytest.fail("a trial was begun"))
+    record = tmp_path / "quality_x.json"
+    record.write_text("[]")
+    with pytest.raises(SystemExit) as stopped:
+        main(["hard", "--rates", str(record), "--methods", "from scratch"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith(
+        "has no from scratch, plain recovery, on val: name others as --methods, or give --lr"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [([], "there is no such file"), (["--val", "ours"], "--val tries rates: give --lr or none")],
+)
+def test_rates_come_from_a_record_that_is_there(
+    more: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["hard", "--rates", "missing.json", *more])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"error: --rates missing.json: {why}")
 
 
 def test_the_tables_name_the_settings_that_decide_what_comes(tmp_path: Path) -> None:
