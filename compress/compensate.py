@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from compress.evidence import Moments
 from compress.groups import Graph, Group, Member
 from compress.inputs import copied
+from compress.moments import Moments
 from compress.probe import Keep, removals
 from compress.taps import channel_places, consumers, takes_constant
 from detectors.geometry import CONVOLUTIONS, TRANSPOSED, Resizable
@@ -36,11 +36,12 @@ def compensated(
 
     refit: each removed channel is regressed on the kept ones of its group as the consumer reads them, by
     least squares (He et al., Channel Pruning, 2017, section 3.1, with the same regression at every tap of the
-    kernel), and its weights are added to theirs. Where the consumer has a bias, or batch statistics are
-    measured anew behind it, the regression has a constant term, which goes into the bias. mean: the constant
-    alone, the mean of the removed channel. Both are exact where the relation is, but for the ridge (RIDGE),
-    and for the constant where output positions see different taps of the kernel, as at a border that is
-    padded with zeros or behind a transposed convolution with a stride: it is the mean over the output map.
+    kernel and every position of a flattened map), and its weights are added to theirs. Where the consumer has
+    a bias, or batch statistics are measured anew behind it, the regression has a constant term, which goes
+    into the bias. mean: the constant alone, the mean of the removed channel. Both are exact where the
+    relation is, but for the ridge (RIDGE), and for the constant where output positions see different taps of
+    the kernel, as at a border that is padded with zeros or behind a transposed convolution with a stride: it
+    is the mean over the output map.
 
     Args:
         model: the network that `graph` was traced from; left alone, and shares the parameters that stay.
@@ -54,8 +55,12 @@ def compensated(
     for group, member, constant in mendable(model, graph, keep, way, renewed=renewed):
         layer = result.get_submodule(member.layer)
         found = moments[group.name, member.layer]
-        weights, offsets = _regression(found, list(keep[group.name]), way, constant=constant)
-        _fold(layer, channel_places(member), weights, offsets, _coverage(layer, found.maps))
+        places = channel_places(member)
+        kept = torch.zeros(places.shape, dtype=torch.bool)
+        kept[:, list(keep[group.name])] = True
+        places, kept = places.reshape(found.means.shape), kept.reshape(found.means.shape)[0]
+        weights, offsets = _regression(found, kept, way, constant=constant)
+        _fold(layer, places, weights, offsets, _coverage(layer, found.maps))
     return result
 
 
@@ -135,20 +140,26 @@ class Lengths:
         return on_call
 
 
-def _regression(moments: Moments, kept: list[int], way: Way, *, constant: bool) -> tuple[Tensor, Tensor]:
-    """`[C, C]` weights B and `[C]` offsets b: removed channel r is about B[r] a + b[r]; 0 for the others."""
-    channels = len(moments.means)
-    gone = sorted(set(range(channels)) - set(kept))
-    weights, means = torch.zeros(channels, channels, dtype=torch.float64), moments.means
+def _regression(moments: Moments, kept: Tensor, way: Way, *, constant: bool) -> tuple[Tensor, Tensor]:
+    """`[M, M]` weights W and `[B, M]` offsets b: what is removed is about W a + b; 0 for what is kept.
+
+    Args:
+        moments: of what the consumer reads.
+        kept: `[M]` bool, what stays of that.
+        way: "refit" or "mean".
+        constant: whether the regression has a constant term.
+    """
+    weights, offsets = torch.zeros_like(moments.inputs), torch.zeros_like(moments.means)
     if way == "refit":
         inputs = moments.covariances if constant else moments.inputs
         square = inputs[kept][:, kept]
-        ridge = RIDGE * square.diagonal().mean().clamp(min=1e-30) * torch.eye(len(kept), dtype=torch.float64)
-        solution = torch.linalg.solve(square + ridge, inputs[kept][:, gone])
-        weights[torch.tensor(gone)[:, None], torch.tensor(kept)] = solution.T
-    offsets = torch.zeros(channels, dtype=torch.float64)
+        ridge = (
+            RIDGE * square.diagonal().mean().clamp(min=1e-30) * torch.eye(len(square), dtype=torch.float64)
+        )
+        solution = torch.linalg.solve(square + ridge, inputs[kept][:, ~kept])
+        weights[~kept.view(-1, 1) & kept] = solution.T.flatten()
     if constant:
-        offsets[gone] = (means - weights @ means)[gone]
+        offsets[:, ~kept] = (moments.means - moments.means @ weights.T)[:, ~kept]
     return weights, offsets
 
 
@@ -179,9 +190,9 @@ def _fold(layer: nn.Module, places: Tensor, weights: Tensor, offsets: Tensor, co
 
     Args:
         layer: a consumer of one convolution group.
-        places: `[K, C]`, where it reads each channel.
-        weights: `[C, C]`, from kept to removed.
-        offsets: `[C]`, the constant part of each removed channel.
+        places: `[B, M]`, where it reads what belongs together.
+        weights: `[M, M]`, from kept to removed.
+        offsets: `[B, M]`, the constant part of what is removed.
         coverage: `[taps]`, the share of output positions that see an input under a tap.
     """
     parameter = layer.get_parameter("weight")
@@ -192,9 +203,9 @@ def _fold(layer: nn.Module, places: Tensor, weights: Tensor, offsets: Tensor, co
     filters = filters.clone()
     weights, offsets = weights.to(filters.device), offsets.to(filters.device)
     constant = torch.zeros(len(filters), dtype=torch.float64, device=filters.device)
-    for where in places:
+    for where, offset in zip(places, offsets, strict=True):
         read = filters[:, where]
-        constant += torch.einsum("oct,c,t->o", read, offsets, coverage.to(filters.device))
+        constant += torch.einsum("oct,c,t->o", read, offset, coverage.to(filters.device))
         filters[:, where] = read + torch.einsum("ort,rk->okt", read, weights)
     shaped = filters.view(by_input.shape)
     shaped = shaped.transpose(0, 1) if transposed else shaped

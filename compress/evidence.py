@@ -1,7 +1,6 @@
 """What calibration data say about channels: gradients of their gates, moments of what consumers read."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from compress.groups import Group
 from compress.inputs import tensors_in
+from compress.moments import Moments, Sums
 from compress.taps import channel_places, consumers, tapped
 from detectors.errors import PlanError
 from detectors.modes import evaluating
@@ -19,29 +19,6 @@ from detectors.modes import evaluating
 Need = Literal["gradients", "moments"]
 # A network and a batch to a scalar: a mean over the images of the batch, or nearly.
 Loss = Callable[[nn.Module, Any], Tensor]
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Second moments of what one consumer reads of a group, over all images and positions.
-
-    Attributes:
-        inputs: `[C, C]` float64, mean of `a a^T`, where a are the channels of the group at one position.
-        means: `[C]` float64, mean of a.
-        gradients: `[C, C]` float64, mean of `g g^T`, with g the gradient by a of what an image adds to the
-            loss; zero where only a forward pass was made.
-        maps: (height, width) of the maps read -> how many; empty for a linear layer.
-    """
-
-    inputs: Tensor
-    means: Tensor
-    gradients: Tensor
-    maps: dict[tuple[int, ...], int]
-
-    @property
-    def covariances(self) -> Tensor:
-        """`[C, C]` float64, of `a`."""
-        return self.inputs - torch.outer(self.means, self.means)
 
 
 @dataclass(frozen=True)
@@ -95,7 +72,7 @@ def gather(
     Raises:
         PlanError: no batch, a loss that is not finite, or one in which no channel has a part.
     """
-    tally = _Tally(groups, with_moments="moments" in set(needs))
+    tally = _Tally(model, groups, with_moments="moments" in set(needs))
     rows: dict[str, list[Tensor]] = {group.name: [] for group in groups}
     numbers: list[Tensor] = []
     with _still(model, seed), tapped(model, tally.readers, tally.see, backward=True):
@@ -149,7 +126,7 @@ def moments(
         enough: images, and positions for each channel that a consumer reads: once there are as many of both,
             no further batch is looked at. None: all are.
     """
-    tally, images = _Tally(groups, with_moments=True), 0
+    tally, images = _Tally(model, groups, with_moments=True), 0
     with torch.no_grad(), evaluating(model), tapped(model, tally.readers, tally.see, backward=False):
         for batch in batches:
             run(model, batch)
@@ -159,31 +136,22 @@ def moments(
     return tally.moments()
 
 
-@dataclass
-class _Sums:
-    """Sums over the positions seen so far."""
-
-    inputs: Tensor
-    means: Tensor
-    gradients: Tensor
-    count: int = 0
-    maps: Counter[tuple[int, ...]] = field(default_factory=Counter)
-
-
 class _Tally:
     """Adds up what the taps show."""
 
-    def __init__(self, groups: Sequence[Group], *, with_moments: bool) -> None:
+    def __init__(self, model: nn.Module, groups: Sequence[Group], *, with_moments: bool) -> None:
         self._groups = {group.name: group for group in groups}
         self._readers: dict[str, list[tuple[str, Tensor]]] = {}
-        self._sums: dict[tuple[str, str], _Sums] = {}
+        self._sums: dict[tuple[str, str], Sums] = {}
         self._gates: dict[str, list[Tensor]] = {name: [] for name in self._groups}
         for group in groups:
             for member in consumers(group):
-                self._readers.setdefault(member.layer, []).append((group.name, channel_places(member)))
+                places = channel_places(member)
+                self._readers.setdefault(member.layer, []).append((group.name, places))
                 if with_moments:
-                    square = torch.zeros(group.channels, group.channels, dtype=torch.float64)
-                    self._sums[group.name, member.layer] = _Sums(square, square[0].clone(), square.clone())
+                    linear = isinstance(model.get_submodule(member.layer), nn.Linear)
+                    flattened = linear and len(places) > group.size
+                    self._sums[group.name, member.layer] = Sums.of(places, flattened=flattened)
 
     @property
     def readers(self) -> list[str]:
@@ -192,8 +160,8 @@ class _Tally:
 
     @property
     def fullness(self) -> float:
-        """Positions seen for each channel, by the consumer that saw the fewest."""
-        return min((sums.count / len(sums.means) for sums in self._sums.values()), default=math.inf)
+        """Positions seen for each number that is read there, by the consumer that saw the fewest."""
+        return min((sums.count / len(sums.inputs) for sums in self._sums.values()), default=math.inf)
 
     def see(self, layer: str, read: Tensor, gradient: Tensor | None) -> None:
         """Adds one pass through a layer: `[B, ..., C]` what it reads and the gradient by it."""
@@ -203,7 +171,7 @@ class _Tally:
             if gradient is not None:
                 self._gates[name].append(felt[:, places.to(felt.device)].sum(1).double().cpu())
             if (name, layer) in self._sums:
-                _add(self._sums[name, layer], read, gradient, places.to(read.device))
+                self._sums[name, layer].add(read, gradient)
 
     def gates(self, images: int) -> dict[str, Tensor]:
         """The gradients of a batch by the gates of each group, summed over all that read it; starts anew.
@@ -222,15 +190,7 @@ class _Tally:
 
     def moments(self) -> dict[tuple[str, str], Moments]:
         """Means over everything seen."""
-        return {
-            key: Moments(
-                sums.inputs / max(sums.count, 1),
-                sums.means / max(sums.count, 1),
-                sums.gradients / max(sums.count, 1),
-                dict(sums.maps),
-            )
-            for key, sums in self._sums.items()
-        }
+        return {key: sums.moments for key, sums in self._sums.items()}
 
 
 def _felt(read: Tensor, gradient: Tensor) -> Tensor:
@@ -238,32 +198,6 @@ def _felt(read: Tensor, gradient: Tensor) -> Tensor:
     if read.ndim == 2:
         return read * gradient
     return torch.stack([(a * g).flatten(0, -2).sum(0) for a, g in zip(read, gradient, strict=True)])
-
-
-def _add(sums: _Sums, read: Tensor, gradient: Tensor | None, places: Tensor) -> None:
-    sums.maps[tuple(read.shape[1:-1])] += len(read)
-    for where in places:
-        inputs = _positions(read, where)
-        sums.inputs += _squares(inputs)
-        sums.means += inputs.sum((0, 1)).double().cpu()
-        sums.count += inputs.shape[0] * inputs.shape[1]
-        if gradient is not None:
-            sums.gradients += _squares(_positions(gradient, where))
-
-
-def _positions(values: Tensor, where: Tensor) -> Tensor:
-    """`[B, ..., C]` -> `[B, P, channels]` float32 of some channels; no copy where these are all in order."""
-    if len(where) != values.shape[-1] or not torch.equal(where, torch.arange(len(where)).to(where)):
-        values = values[..., where]
-    return (values.flatten(1, -2) if values.ndim > 2 else values[:, None]).float()
-
-
-def _squares(values: Tensor) -> Tensor:
-    """`[B, P, C]` -> `[C, C]`, the sum of v v^T.
-
-    A product for each image: as one matrix, maps that lie channel by channel would have to be copied.
-    """
-    return torch.stack([image.T @ image for image in values]).sum(0).double().cpu()
 
 
 def _images(batch: Any) -> int:

@@ -42,11 +42,15 @@ def column_subset(model: nn.Module, group: Group, evidence: Evidence) -> Tensor:
     consumer, with a constant where it takes one once norms are measured anew; what is left over, weighted by
     the second moments of the loss's gradients, is the loss that the cut costs to second order. The channel
     that lowers it most is kept next (Farahat et al., 2011, Greedy Column Subset Selection, with a weighted
-    norm).
+    norm). What a consumer reads of a channel at several places counts one by one, each regressed on what it
+    reads of the others there.
     """
     readers = []
     for member in consumers(group):
         found = evidence.moments[group.name, member.layer]
         constant = takes_constant(model.get_submodule(member.layer), member.layer, evidence.normed)
-        readers.append((found.covariances if constant else found.inputs, found.gradients))
+        inputs = found.covariances if constant else found.inputs
+        for first in range(0, len(inputs), group.channels):
+            place = slice(first, first + group.channels)
+            readers.append((inputs[place, place], found.gradients[place, place]))
     return subset_gains(readers)

@@ -19,6 +19,8 @@ from compress.taps import consumers
 from detectors.config import load
 from detectors.data import build as build_data
 
+WAYS: tuple[Way, ...] = ("mean", "refit")
+
 # The ridge, a thousandth of the mean variance, takes that much off an exact regression.
 RIDGE = 5e-3
 
@@ -79,6 +81,88 @@ def test_constant_channels_go_into_the_bias(kind: type[nn.Module], layer: str, w
     keep = {layer: group_named(graph, layer)[3:]}
     assert apart(model, graph, keep, None) > 0.03
     assert apart(model, graph, keep, way) < 1e-5
+
+
+class Tied(nn.Module):
+    """A group norm ties four filters to a channel; the consumer reads each of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 32, 3), nn.GroupNorm(8, 32), nn.Conv2d(32, 6, 1)
+
+    def read(self, x: Tensor) -> Tensor:
+        return self.norm(self.a(x)).relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.b(self.read(x))
+        return found
+
+
+class TwoPools(Tied):
+    """The consumer reads each channel as it is and pooled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Conv2d(64, 6, 1)
+
+    def read(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        return torch.cat([x, torch.nn.functional.max_pool2d(x, 5, 1, 2)], 1)
+
+
+class Positions(Tied):
+    """The consumer reads each position of each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Linear(32 * 49, 6)
+
+    def read(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.max_pool2d(self.a(x).relu(), 2).flatten(1)
+
+
+def by_channel(values: Tensor) -> Tensor:
+    """`[samples, channels]`."""
+    return values.movedim(1, -1).flatten(0, -2).double()
+
+
+@pytest.mark.parametrize("way", ["mean", "refit"])
+@pytest.mark.parametrize("kind", [Tied, TwoPools, Positions])
+def test_of_each_place_where_a_channel_is_read_its_own_mean_is_made_up_for(
+    kind: type[Tied], way: Way
+) -> None:
+    model = made(kind)
+    graph = trace(model, inputs())
+    keep = {"a": tuple(range(0, graph.groups[0].channels, 2))}
+    with torch.no_grad():
+        whole, cut, mended = (
+            by_channel(net(images()))
+            for net in (model, *(slim(model, graph, keep, how) for how in (None, way)))
+        )
+    assert (cut - whole).mean(0).abs().max() > 0.02
+    # The mean over the images that it was measured on, with kernels of one tap: exact but for float32.
+    assert (mended - whole).mean(0).abs().max() < 1e-6
+    assert (mended - whole).norm() < (cut - whole).norm()
+
+
+@pytest.mark.parametrize("kind", [Tied, TwoPools])
+def test_what_is_read_at_several_places_is_regressed_on_all_that_is_kept(kind: type[Tied]) -> None:
+    model = made(kind)
+    graph = trace(model, inputs())
+    group = graph.groups[0]
+    keep = {"a": tuple(range(0, group.channels, 2))}
+    member = next(member for member in consumers(group) if member.layer == "b")
+    kept = torch.isin(member.channels, torch.tensor(keep["a"]))
+    stays, goes = member.positions[kept], member.positions[~kept]
+    with torch.no_grad():
+        read = by_channel(model.read(images()))
+        known = torch.cat([read[:, stays], torch.ones(len(read), 1, dtype=torch.float64)], 1)
+        missed = known @ torch.linalg.lstsq(known, read[:, goes]).solution - read[:, goes]
+        least = (missed @ model.b.weight.flatten(1)[:, goes].T.double()).norm()
+        whole = by_channel(model(images()))
+        left = {way: (by_channel(slim(model, graph, keep, way)(images())) - whole).norm() for way in WAYS}
+    assert 0.999 * least < left["refit"] < 1.01 * least  # the ridge
+    assert left["refit"] < 0.97 * left["mean"]
 
 
 def test_without_a_bias_the_regression_has_no_constant() -> None:

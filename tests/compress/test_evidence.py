@@ -118,7 +118,7 @@ def test_moments_are_those_of_what_the_consumer_reads() -> None:
     read = model.a(images()).relu().movedim(1, -1).reshape(-1, 8).double().detach()
     found = moments(model, groups, [images()[:1], images()[1:]], lambda m, x: m(x))["a", "b"]
     torch.testing.assert_close(found.inputs, read.T @ read / len(read), **CLOSE)
-    torch.testing.assert_close(found.means, read.mean(dim=0), **CLOSE)
+    torch.testing.assert_close(found.means, read.mean(dim=0, keepdim=True), **CLOSE)
     assert not found.gradients.any()
     scored = gather(model, groups, [images()], loss, needs=["gradients", "moments"]).moments["a", "b"]
     torch.testing.assert_close(scored.inputs, found.inputs, **CLOSE)
