@@ -19,14 +19,15 @@ class Remembered(Distillation):
     Args:
         term: what is remembered.
         how: its settings.
+        precision: in which the teacher is asked.
         folder: for all trials; made when there is something to keep.
     """
 
-    def __init__(self, term: Distillation, how: DistillConfig, folder: Path) -> None:
+    def __init__(self, term: Distillation, how: DistillConfig, precision: str, folder: Path) -> None:
         super().__init__(term.teacher, how, term.layers)
         teacher = self.settings["distill.teacher"]
         # Not what the answers weigh: trials that differ in that share them.
-        asked = f"{teacher} {bool(how.predictions)} {how.cache} {self.layers}".encode()
+        asked = f"{teacher} {bool(how.predictions)} {how.cache} {self.layers} {precision}".encode()
         self._folder = folder / hashlib.blake2b(asked, digest_size=8).hexdigest()
 
     def lesson(self, images: Tensor) -> Answers:

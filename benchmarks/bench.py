@@ -35,6 +35,7 @@ from detectors.engine.distributed import Place
 from detectors.engine.loop import fit
 from detectors.evaluation import METRICS
 from detectors.evaluation.bootstrap import resamples
+from detectors.files import held, write_text
 from detectors.models import build
 from detectors.models.base import Detector
 
@@ -112,6 +113,9 @@ class Bench:
         """The dense detector that trials on a split start from; trained if it is not there.
 
         Two splits share it where their recipes train on the same images.
+
+        Raises:
+            RunError: another process is at it.
         """
         recipe = self.load(split, f"train.seed={seed}")
         trained_on = "+".join(recipe.data.train)
@@ -119,10 +123,13 @@ class Bench:
         if not path.exists():
             if time.monotonic() > self.deadline:
                 raise OutOfTime
-            detector, (training, _) = open_all(recipe, ["train", "test"], self.place)
-            self._train(detector, recipe, training, path.with_suffix(".state.pth"), recipe.train.epochs)
-            save(detector.half(), path)  # half the bytes to keep; every trial starts from the rounded weights
-            path.with_suffix(".state.pth").unlink()
+            with held(self.folder / path.stem) as training_folder:
+                detector, (training, _) = open_all(recipe, ["train", "test"], self.place)
+                state = training_folder / "state.pth"
+                self._train(detector, recipe, training, state, recipe.train.epochs)
+                # Half the bytes to keep; every trial starts from the rounded weights.
+                save(detector.half(), path)
+                state.unlink()
         return path
 
     def result(self, trial: Trial) -> dict[str, Any]:
@@ -150,8 +157,7 @@ class Bench:
                 found = {"macs": None, "score": 0.0, "resampled": [0.0] * RESAMPLES}
         facts |= {**found, "seconds": round(time.monotonic() - started), "date": date.today().isoformat()}
         facts["machine"] = machine(self.place.device)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(facts) + "\n")
         print(f"{facts['score']:.4f} {facts['seconds']:4d} s  {trial}", flush=True)
         return facts
 
@@ -211,11 +217,11 @@ class Bench:
         terms = terms_of(recipe, settings, detector, teacher=teacher)
         answers = self.folder / "answers"
         terms = tuple(
-            Remembered(term, recipe.distill, answers) if isinstance(term, Distillation) else term
+            Remembered(term, recipe.distill, settings.precision, answers)
+            if isinstance(term, Distillation)
+            else term
             for term in terms
         )
-        if state is not None:
-            state.parent.mkdir(parents=True, exist_ok=True)
         fit(detector, loader, settings, place=self.place, terms=terms, state_file=state)
 
 

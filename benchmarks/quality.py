@@ -32,6 +32,7 @@ from benchmarks.bench import Bench, NotOnRecord, OutOfTime, Record
 from benchmarks.contests import RATES, SETS
 from benchmarks.study import TABLES, Study
 from benchmarks.trials import METHODS, Recovery, Trial
+from detectors.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,30 +81,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     val = benches.get(contest.chooser) or bench_of(contest.chooser, anywhere, deadline)
     earlier = Record(given.rates) if given.rates else None
     study = Study(given.set, tuple(benches.values()), val, given.lr, earlier)
-    if given.val:
-        for rate in RATES if given.lr is None else (given.lr,):
-            for trial in study.tuning(given.val, recovery, rate):
-                score = val.result(replace(trial, seed=given.seed or 0))["score"]
-                print(f"{score:.4f} on val, lr {rate:g}, share {trial.share:g}", flush=True)
-        return
     try:
-        part, parts = map(int, given.part.split("/"))
-        tables = [given.recovery] if given.recovery else list(TABLES)
-        wanted = study.wanted(given.methods, part - 1, parts, tables)
-        if earlier and not given.tables:
-            wanted = iter(list(wanted))  # nothing is begun where a rate is missing
-        for trial in wanted:
-            for bench in study.benches:
-                bench.result(trial)
+        if given.val:
+            for rate in RATES if given.lr is None else (given.lr,):
+                for trial in study.tuning(given.val, recovery, rate):
+                    score = val.result(replace(trial, seed=given.seed or 0))["score"]
+                    print(f"{score:.4f} on val, lr {rate:g}, share {trial.share:g}", flush=True)
+        else:
+            part, parts = map(int, given.part.split("/"))
+            tables = [given.recovery] if given.recovery else list(TABLES)
+            wanted = study.wanted(given.methods, part - 1, parts, tables)
+            if earlier and not given.tables:
+                wanted = iter(list(wanted))  # nothing is begun where a rate is missing
+            for trial in wanted:
+                for bench in study.benches:
+                    bench.result(trial)
     except NotOnRecord as missing:
         parser.error(f"--rates {given.rates} has no {missing}: name others as --methods, or give --lr")
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
     except OutOfTime:
         print("not all trials are done; the same command goes on")
-    text = study.tables(given.recovery)
+    if not given.val:
+        _write(study, given.recovery)
+
+
+def _write(study: Study, table: Recovery | None) -> None:
+    """The tables of what is there, or one of them alone, into benchmarks/results."""
+    text = study.tables(table)
     if study.empty:  # on a new machine: the tables of another one stay
         print("nothing is measured here yet; the tables are left as they are")
         return
-    words = filter(None, ["quality", given.set, given.recovery])
+    words = filter(None, ["quality", study.name, table])
     name = ROOT / "benchmarks" / "results" / "_".join(words)
     name.with_suffix(".md").write_text(text, encoding="utf-8")
     name.with_suffix(".json").write_text(study.record(), encoding="utf-8")

@@ -68,6 +68,7 @@ def calibration_batches(
         augment="none",
         seed=recipe.finetune.seed,
         workers=recipe.data.workers,
+        difficult=recipe.data.difficult,
     )
     seen = labelled = 0
     for found in islice(loader.epoch(0), math.ceil(wanted / size)):
@@ -178,7 +179,9 @@ def recalibrated(
         if recipe.finetune.channels_last:
             to_channels_last(slim)
         images = (batch.images for batch in batches())
-        facts["batch_norms"] = batch_norm_statistics(slim, images)
+        facts["batch_norms"] = batch_norm_statistics(
+            slim, images, lambda model, shown: model.pass_through(shown)
+        )
     return facts
 
 

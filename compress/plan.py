@@ -3,7 +3,7 @@
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
@@ -78,6 +78,14 @@ class Rules:
                 f"prune.bounds={written} does not hold the uniform width: write two multiples of it "
                 "around 1, such as [0.6, 2.0], or null"
             )
+
+    def over(self, rounds: int) -> "Rules":
+        """What so many plans, each of what the one before left, keep to together."""
+        if rounds == 1:
+            return self
+        # As a decimal for what `options` makes of it.
+        left = (1 - Decimal(str(self.largest_cut))) ** rounds
+        return replace(self, largest_cut=float(1 - left))
 
     def options(self, group: Group) -> list[int]:
         """The widths that a group may have, ascending; the last is its present width."""

@@ -1,7 +1,7 @@
 """What an allocation chooses from, what it can reach at all, and the steps that it gives back at the end."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +57,7 @@ def check_reachable(
     graph: Graph, budget: Budget, rules: Rules, rounds: int = 1, prices: Mapping[str, Price] = PRICES
 ) -> None:
     """Raises PlanError, naming the smallest cost that so many rounds can reach, if that is too high."""
-    cut = 1 - (1 - rules.largest_cut) ** rounds
-    task = _task(graph, budget, replace(rules, largest_cut=cut), prices)
+    task = _task(graph, budget, rules.over(rounds), prices)
     pricing = task.pricing()
     now = pricing.total
     pricing.move_all(dict.fromkeys(task.options, 0))

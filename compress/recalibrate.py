@@ -1,8 +1,9 @@
 """What is mended after a cut and before any training."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +11,21 @@ from torch import Tensor, nn
 from detectors.geometry import BATCH_NORMS
 from detectors.modes import several_values
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 @torch.no_grad()
-def batch_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
+def batch_norm_statistics(
+    model: Model, batches: Iterable[Tensor], run: Callable[[Model, Tensor], object] = nn.Module.__call__
+) -> int:
     """Measures the running mean and variance of every batch norm anew, as plain means over the batches.
 
     A batch norm behind a cut layer sees other inputs than those its statistics were taken on.
 
     Args:
         model: left in evaluation mode; only its statistics change.
-        batches: what the model takes.
+        batches: what `run` takes.
+        run: makes a pass through the model that reaches its batch norms with what they see in use.
 
     Returns:
         How many batch norms were measured; with 0, no batch is read.
@@ -36,7 +42,7 @@ def batch_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
     model.eval()
     with measuring(model):
         for batch in chain([first], remaining):
-            model(batch)
+            run(model, batch)
     return len(_norms(model))
 
 

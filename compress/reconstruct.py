@@ -161,9 +161,7 @@ def _solve(layer: Any, read: Tensor, made: Tensor, *, constant: bool) -> float:
     shape = layer.weight.shape
     weights = layer.weight.flatten(1).T.double()
     if layer.bias is not None or constant:
-        first = (
-            layer.bias if layer.bias is not None else torch.zeros_like(layer.weight[:, 0].flatten(1)[:, 0])
-        )
+        first = layer.bias if layer.bias is not None else layer.weight.new_zeros(shape[0])
         weights = torch.cat([weights, first.double()[None]])
         read = torch.cat([read, torch.ones_like(read[:, :1])], dim=1)
     squares, products = (read.T @ read).double(), (read.T @ made).double()

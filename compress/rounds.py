@@ -20,6 +20,7 @@ from compress.session import loader_of, terms_of
 from compress.states import States
 from detectors.checkpoint import fingerprint, save
 from detectors.data import Dataset
+from detectors.data.samples import stable_seed
 from detectors.engine.distributed import Place, wait
 from detectors.engine.loop import fit
 from detectors.errors import RunError
@@ -202,13 +203,11 @@ class Run:
         return detector, {"epochs": settings.epochs, "loss": history[-1] if history else None}
 
     def _finetuning(self, number: int) -> TrainConfig:
-        """How a round is fine-tuned."""
-        epochs = self.recipe.prune.epochs
-        return (
-            self.recipe.finetune
-            if epochs is None
-            else replace(self.recipe.finetune, epochs=epochs[number - 1])
-        )
+        """How a round is fine-tuned: each sees the images in an order, and augmented in ways, of its own."""
+        settings, epochs = self.recipe.finetune, self.recipe.prune.epochs
+        if number > 1:
+            settings = replace(settings, seed=stable_seed(settings.seed, number))
+        return settings if epochs is None else replace(settings, epochs=epochs[number - 1])
 
     def _evaluate(self, number: int, detector: Detector) -> tuple[Detector, Entry]:
         entry = self._states.of(detector)

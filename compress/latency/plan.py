@@ -24,8 +24,6 @@ CORRECTIONS = 5
 
 # From a budget, what widths must keep to, and prices, to a plan.
 Make: TypeAlias = Callable[[Budget, Rules, Mapping[str, Price]], Plan]
-# Turns what makes plans by the table into a plan by the clock.
-Fit: TypeAlias = Callable[[Budget, Rules, Make], Plan]
 
 KIND = "table_ms"
 
@@ -75,8 +73,7 @@ def check_latency(course: Course, limit: Milliseconds, rules: Rules, rounds: int
         rounds: in which so much may go as `rules.largest_cut` says.
     """
     _opened(course)
-    least = replace(rules, largest_cut=1 - (1 - rules.largest_cut) ** rounds)
-    whole, (smallest,) = course.measured(course.slim(_smallest(course.graph, least).keep))
+    whole, (smallest,) = course.measured(course.slim(_smallest(course.graph, rules.over(rounds)).keep))
     _check_reachable(course, limit.of(whole), whole, smallest, rules, rounds)
 
 

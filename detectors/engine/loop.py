@@ -167,7 +167,8 @@ def _step(
     # Asked before the backward pass, in which all processes meet: one that left would keep them waiting.
     if any_rank(not all(map(math.isfinite, values.values())), place):
         text = ", ".join(f"{key} {value:g}" for key, value in values.items())
-        raise FloatingPointError(f"the loss is not finite ({text})")
+        own = not all(map(math.isfinite, values.values()))
+        raise FloatingPointError(f"the loss is not finite ({text if own else 'in another process'})")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if settings.clip_norm is not None:

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from benchmarks.study import TABLES, Study, difference, pooled
 from benchmarks.trials import CHANGES, CONTROLS, PLANNED, Trial
 from compress.distill import Answers, Distillation
 from compress.session import open_all, terms_of
+from detectors.files import held
 
 RECIPE = {
     "detector": {"name": "ssd_vgg16_bn", "size": [64, 64], "width": 0.125},
@@ -105,20 +109,21 @@ def test_what_a_teacher_said_is_kept_for_the_next_trial_to_the_last_bit(
     (term,) = terms_of(recipe, recipe.finetune, detector, teacher=detector)
     assert isinstance(term, Distillation)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    first = Remembered(term, recipe.distill, tmp_path).lesson(images)
+    first = Remembered(term, recipe.distill, "fp32", tmp_path).lesson(images)
     assert_equal(first, term.lesson(images))
     asked = []
     monkeypatch.setattr(Distillation, "lesson", lambda _, images: asked.append(images) or first)
-    later = Remembered(term, recipe.distill, tmp_path)
+    later = Remembered(term, recipe.distill, "fp32", tmp_path)
     assert_equal(later.lesson(images), first)
     heavier = replace(recipe.distill, predictions=3.0)
-    assert_equal(Remembered(term, heavier, tmp_path).lesson(images), first)
+    assert_equal(Remembered(term, heavier, "fp32", tmp_path).lesson(images), first)
     assert asked == []
     later.lesson(images + 0.1)
     other = replace(recipe.distill, attention=0.0)
     predictions_alone = Distillation(term.teacher, other, ())
-    Remembered(predictions_alone, other, tmp_path).lesson(images)
-    assert len(asked) == 2
+    Remembered(predictions_alone, other, "fp32", tmp_path).lesson(images)
+    Remembered(term, recipe.distill, "bf16", tmp_path).lesson(images)
+    assert len(asked) == 3
 
 
 def assert_equal(got: Answers, wanted: Answers) -> None:
@@ -281,6 +286,32 @@ def test_val_takes_one_rate_and_the_other_recovery(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Bench, "result", result)
     main(["hard", "--val", "uniform L1", "--lr", "8e-3", "--recovery", "plain"])
     assert asked == [(8e-3, "plain", 0.05)]
+
+
+def test_val_that_is_out_of_time_says_so_and_leaves_the_tables_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def result(_: Bench, trial: Trial) -> dict[str, Any]:
+        raise OutOfTime
+
+    monkeypatch.setattr(Bench, "result", result)
+    monkeypatch.setattr(Study, "tables", lambda *_: pytest.fail("tables were made"))
+    main(["hard", "--val", "ours", "--hours", "0"])
+    assert capsys.readouterr().out == "not all trials are done; the same command goes on\n"
+
+
+def test_two_processes_do_not_train_the_same_dense_detector(bench: Bench, tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from benchmarks.bench import Bench; "
+        "recipe, folder = map(Path, sys.argv[1:]); "
+        "Bench(str(recipe), (), (), folder / 'results', folder).dense('test')"
+    )
+    with held(tmp_path / "results" / "results_train_seed0") as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", program, bench.recipe, str(tmp_path)], capture_output=True, text=True
+        )
+    assert f"{folder}: another process (pid {os.getpid()}) is working" in done.stderr
+    assert not list(tmp_path.glob("*.pth"))
 
 
 def test_a_dense_detector_alone_says_what_it_scores(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which training images are measured on: as many as asked for, the same for all, and never one by itself."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from compress.evidence import moments
 from compress.pruning import carry_out
 from compress.recipe import BudgetConfig, Recipe
 from compress.schedule import plan_round
+from compress.session import loader_of
 from detectors.data import Dataset
 from detectors.data import build as build_data
 from detectors.errors import DataError
@@ -97,3 +99,44 @@ def test_boxes_are_asked_for_only_by_those_who_need_them() -> None:
     assert len(list(calibration_batches(recipe, detector, Few(), ALONE))) == 1
     with pytest.raises(DataError, match="none of the 2 calibration images has a labelled box; raise prune"):
         list(calibration_batches(recipe, detector, Few(), ALONE, boxes=True))
+
+
+@pytest.mark.parametrize("difficult", [True, False])
+def test_boxes_marked_difficult_count_where_training_counts_them(difficult: bool) -> None:
+    recipe, training = setting(4, 4, 2)
+    recipe.data.difficult = difficult
+    detector = tiny_detector(recipe)
+
+    class Marked:
+        """The same images, with the last box of each marked difficult."""
+
+        classes, skipped = training.classes, training.skipped
+        image, name = training.image, training.name
+
+        def __len__(self) -> int:
+            return len(training)
+
+        def target(self, index: int) -> Target:
+            target = training.target(index)
+            count = len(target.labels)
+            return replace(target, difficult=torch.arange(count) == count - 1)
+
+    def boxes(batches: Iterable[Batch]) -> int:
+        return sum(len(target.labels) for batch in batches for target in batch.targets)
+
+    trained_on = boxes(loader_of(recipe, recipe.finetune, Marked(), detector, ALONE).epoch(0))
+    assert boxes(calibration_batches(recipe, detector, Marked(), ALONE)) == trained_on
+    every = sum(len(training.target(index).labels) for index in range(4))
+    assert trained_on == (every if difficult else every - 4)
+
+
+def test_norms_are_measured_on_what_they_see_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, training = setting(8, 8, 4)
+    recipe.prune.budget, recipe.prune.rounds = BudgetConfig(macs="60%"), 1
+    detector = tiny_detector(recipe)
+    graph, plan = plan_round(recipe, 1, detector, training, ALONE)
+    slim = carry_out(detector, graph, plan)
+    passed = []
+    monkeypatch.setattr(slim, "pass_through", lambda images: passed.append(len(images)))
+    recalibrated(recipe, detector, slim, plan.keep, training, ALONE)
+    assert passed == [4, 4]

@@ -17,6 +17,7 @@ from compress.groups import Graph
 from compress.plan import Rules, plan_of, selectable
 from compress.planning import make_plan
 from compress.pricing import priced
+from compress.reach import check_reachable
 from detectors.errors import PlanError
 from detectors.models import build
 
@@ -268,3 +269,21 @@ def test_a_plan_is_priced_as_a_network_of_these_widths() -> None:
     assert plan.before.params == (3 * 8 * 9 + 8) + (8 * 12 * 9 + 12) + (12 * 5 + 5)
     assert plan.after.params == (3 * 2 * 9 + 2) + (2 * 5 * 9 + 5) + (5 * 5 + 5)
     assert plan.after.macs == 3 * 2 * 9 * 16 * 16 + 2 * 5 * 9 * 14 * 14 + 5 * 5 * 14 * 14
+
+
+@pytest.mark.parametrize("largest_cut", [0.1, 0.2, 0.3, 0.7])
+def test_what_the_largest_cut_leaves_is_within_reach_to_the_channel(largest_cut: float) -> None:
+    rules = Rules(multiple=1, floor=0.0, largest_cut=largest_cut)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 100, 1), torch.nn.Conv2d(100, 4, 1))
+    traced = trace(model, torch.zeros(1, 3, 1, 1))
+    least = round(100 * (1 - largest_cut))
+    assert rules.options(traced.groups[0])[0] == least
+    check_reachable(traced, Budget(macs=7 * least), rules)
+    with pytest.raises(PlanError, match=f"the smallest plan keeps {7 * least} "):
+        check_reachable(traced, Budget(macs=7 * least - 1), rules)
+
+
+def test_several_rounds_may_cut_what_is_left_each_time() -> None:
+    rules = Rules(largest_cut=0.1, floor=0.0)
+    assert rules.over(1) is rules
+    assert [rules.over(rounds).largest_cut for rounds in (2, 3)] == [0.19, 0.271]

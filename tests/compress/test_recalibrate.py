@@ -97,3 +97,10 @@ def test_without_batches_the_statistics_stay() -> None:
     except ValueError:
         return  # saying so is fine; statistics of nothing at all are not
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), before, strict=True))
+
+
+def test_a_pass_is_made_as_the_caller_says() -> None:
+    plain, shifted = made(ConvNorm), made(ConvNorm)
+    batch_norm_statistics(plain, [batch + 1 for batch in batches(2)])
+    batch_norm_statistics(shifted, batches(2), lambda model, batch: model(batch + 1))
+    assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), shifted.buffers(), strict=True))

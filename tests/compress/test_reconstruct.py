@@ -12,6 +12,7 @@ from compress.graph import trace
 from compress.groups import Graph
 from compress.inputs import tensors_in
 from compress.probe import Keep, narrowed
+from compress.recalibrate import batch_norm_statistics
 from compress.reconstruct import _by_position, _read, _rows, reconstruct
 
 # Ridge: a thousandth of the mean square of what a layer reads, which that much less is made of.
@@ -138,3 +139,32 @@ def test_grouped_and_transposed_convolutions_stay_as_they_are() -> None:
         lacking = reconstruct(model, slim, graph, keep, images().split(4), renewed=False)
         assert layer not in lacking
         assert torch.equal(slim.get_submodule(layer).weight, before)
+
+
+class Pooled(nn.Module):
+    """A linear layer whose constant a batch norm takes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.hidden = nn.Conv2d(3, 16, 3), nn.Linear(16, 12, bias=False)
+        self.norm, self.head = nn.BatchNorm1d(12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.hidden(self.a(x).relu().mean((2, 3))))
+        made: Tensor = self.head(x.relu())
+        return made
+
+
+def test_a_linear_layer_without_bias_before_a_norm_is_solved_too() -> None:
+    model = made(Pooled)
+    batch_norm_statistics(model, [images()])
+    graph = trace(model, inputs())
+    assert "hidden" in graph.normed
+    keep = {"a": tuple(range(8))}
+    cut, mended = (slim_of(model, graph, keep) for _ in range(2))
+    lacking = reconstruct(model, mended, graph, keep, images().split(4), renewed=True)
+    assert lacking["hidden"] < 0.9
+    for slim in (cut, mended):
+        batch_norm_statistics(slim, [images()])
+    whole = outputs(model)
+    assert (outputs(mended) - whole).norm() < 0.7 * (outputs(cut) - whole).norm()

@@ -222,6 +222,20 @@ def test_a_crash_within_fine_tuning_ends_as_unbroken(
     assert_same_run(tmp_path / "run", unbroken)
 
 
+def test_each_round_trains_on_batches_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses, shown = Detector.losses, []
+
+    def watched(self: Detector, images: torch.Tensor, *args: Any) -> Any:
+        if self.training:
+            shown.append(images.clone())
+        return losses(self, images, *args)
+
+    monkeypatch.setattr(Detector, "losses", watched)
+    tiny_run(tmp_path / "run").finish()
+    assert len(shown) == 4  # two rounds of two steps
+    assert not any(torch.equal(one, other) for one in shown[:2] for other in shown[2:])
+
+
 def test_another_model_in_the_same_folder_is_refused_and_changes_nothing(unbroken: Path) -> None:
     before = {path.name: path.read_bytes() for path in unbroken.iterdir()}
     other = tiny_detector(tiny_recipe(), seed=1)

@@ -237,3 +237,11 @@ def test_bf16_trains_float32_weights():
     full = fit(new_detector(), loader(images=4), settings(epochs=2), place=ALONE)
     assert history[0]["classes"] == pytest.approx(full[0]["classes"], rel=0.05)
     assert history[0]["classes"] != full[0]["classes"]
+
+
+def test_a_loss_that_is_not_finite_elsewhere_is_not_shown_as_one_s_own(monkeypatch):
+    monkeypatch.setattr("detectors.engine.loop.any_rank", lambda own, place: True)
+    with pytest.raises(
+        TrainingError, match=r"the loss is not finite \(in another process\) at epoch 1, step 1"
+    ):
+        train(None, how=SGD)
