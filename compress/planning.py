@@ -19,7 +19,7 @@ from compress.latency.engines import Stopwatch
 from compress.latency.plan import Course, fitted
 from compress.plan import Plan, Rules, plan_of, selectable
 from compress.pricing import PRICES, Price
-from compress.surgery import masked
+from compress.probe import zeroed
 from detectors.errors import PlanError
 
 
@@ -101,7 +101,7 @@ def make_plan(
 
     def scores(group: Group, keep: dict[str, tuple[int, ...]]) -> Tensor:
         if order == "sequential" and keep:
-            return scored(masked(network, graph, keep), group)
+            return scored(zeroed(network, graph.groups, keep), group)
         return score_of(group.name)
 
     def made(limits: Budget, allowed: Rules, prices: Mapping[str, Price]) -> Plan:

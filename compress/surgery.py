@@ -6,7 +6,7 @@ from compress.cost import cost_of_layers, layers_of
 from compress.graph import Graph
 from compress.inputs import Inputs, copied, with_shapes
 from compress.plan import Plan
-from compress.probe import Keep, difference, narrowed, zeroed
+from compress.probe import difference, narrowed, zeroed
 
 
 class ProofError(AssertionError):
@@ -33,14 +33,6 @@ def cut(model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs) -> nn.Module
     return slim
 
 
-def masked(model: nn.Module, graph: Graph, keep: Keep) -> nn.Module:
-    """A copy of a network in which every parameter slice that a cut would remove is zero.
-
-    All other parameters are shared with the network.
-    """
-    return zeroed(model, graph.groups, keep)
-
-
 def prove(model: nn.Module, slim: nn.Module, graph: Graph, plan: Plan, inputs: Inputs) -> None:
     """Compares the slim network with the masked one in float64, map by map, and its cost with the plan's.
 
@@ -52,6 +44,6 @@ def prove(model: nn.Module, slim: nn.Module, graph: Graph, plan: Plan, inputs: I
     built = cost_of_layers(with_shapes(layers_of, slim, inputs))
     if built != plan.after:
         raise ProofError(f"planned {plan.after!r}, built {built!r}")
-    fault = difference(masked(model, graph, plan.keep), slim, inputs)
+    fault = difference(zeroed(model, graph.groups, plan.keep), slim, inputs)
     if fault is not None:
         raise ProofError(fault)

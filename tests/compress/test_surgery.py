@@ -14,7 +14,8 @@ from compress.graph import trace
 from compress.groups import Graph, Group, Member
 from compress.inputs import tensors_in
 from compress.plan import Plan, plan_of
-from compress.surgery import ProofError, cut, masked, prove
+from compress.probe import zeroed
+from compress.surgery import ProofError, cut, prove
 from detectors.models import build
 
 
@@ -42,7 +43,7 @@ def test_slim_toys_equal_masked_ones_and_cost_what_was_planned(kind: type[nn.Mod
     for seed in range(6):
         plan = random_plan(graph, seed)
         slim = cut(model, graph, plan, inputs())
-        assert difference(masked(model, graph, plan.keep), slim, inputs()) < 1e-9
+        assert difference(zeroed(model, graph.groups, plan.keep), slim, inputs()) < 1e-9
         assert cost_of(slim, inputs()) == plan.after
         assert plan.before == cost_of(model, inputs())
         assert all(torch.equal(value, whole[key]) for key, value in model.state_dict().items())
@@ -56,7 +57,7 @@ def test_a_slim_detector_with_any_batch_norm_equals_the_masked_one(seed: int) ->
     graph = trace(network, images)
     plan = random_plan(graph, seed)
     slim = cut(network, graph, plan, images)
-    assert difference(masked(network, graph, plan.keep), slim, images) < 1e-9
+    assert difference(zeroed(network, graph.groups, plan.keep), slim, images) < 1e-9
     assert cost_of(slim, images) == plan.after
     assert difference(network, slim, images) > 1e-3  # the plan did cut something
 
@@ -104,7 +105,7 @@ def test_a_plan_that_keeps_all_changes_no_weight() -> None:
 def test_masking_zeroes_the_shift_of_a_batch_norm_too() -> None:
     model = made(ConvNorm)
     graph = trace(model, inputs())
-    copied = masked(model, graph, {"a": (1, 3)})
+    copied = zeroed(model, graph.groups, {"a": (1, 3)})
     gone = [0, 2, 4, 5, 6, 7]
     for tensor in (copied.a.weight, copied.a_norm.weight, copied.a_norm.bias):
         assert not tensor[gone].any()
@@ -201,4 +202,4 @@ def test_what_cannot_be_cut_safely_is_kept_whole(middle: nn.Module) -> None:
     for seed in range(4):
         plan = random_plan(graph, seed)
         slim = cut(model, graph, plan, inputs())
-        assert difference(masked(model, graph, plan.keep), slim, inputs()) < 1e-9
+        assert difference(zeroed(model, graph.groups, plan.keep), slim, inputs()) < 1e-9
