@@ -1,6 +1,6 @@
 """Which training images are measured on: as many as asked for, the same for all, and never one by itself."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,18 @@ def setting(images: int, wanted: int, batch: int) -> tuple[Recipe, Dataset]:
     recipe.data.synthetic.train = images
     recipe.prune.calibration_images, recipe.finetune.batch = wanted, batch
     return recipe, build_data(recipe.data, "train")
+
+
+class Retold:
+    """The same images with other targets."""
+
+    def __init__(self, images: Dataset, target: Callable[[int], Target]) -> None:
+        self.classes, self.skipped = images.classes, images.skipped
+        self.image, self.name, self.target = images.image, images.name, target
+        self._count = len(images)
+
+    def __len__(self) -> int:
+        return self._count
 
 
 @pytest.mark.parametrize(
@@ -83,22 +95,14 @@ def test_boxes_are_asked_for_only_by_those_who_need_them() -> None:
     detector = tiny_detector(recipe)
     (drawn,) = calibration_batches(recipe, detector, training, ALONE)
 
-    class Few:
-        """The same images, and no box in those that are drawn."""
+    def few(index: int) -> Target:
+        target = training.target(index)
+        return target.select(torch.arange(0)) if index in drawn.indices else target
 
-        classes, skipped = training.classes, training.skipped
-        image, name = training.image, training.name
-
-        def __len__(self) -> int:
-            return len(training)
-
-        def target(self, index: int) -> Target:
-            target = training.target(index)
-            return target.select(torch.arange(0)) if index in drawn.indices else target
-
-    assert len(list(calibration_batches(recipe, detector, Few(), ALONE))) == 1
+    told = Retold(training, few)
+    assert len(list(calibration_batches(recipe, detector, told, ALONE))) == 1
     with pytest.raises(DataError, match="none of the 2 calibration images has a labelled box; raise prune"):
-        list(calibration_batches(recipe, detector, Few(), ALONE, boxes=True))
+        list(calibration_batches(recipe, detector, told, ALONE, boxes=True))
 
 
 @pytest.mark.parametrize("difficult", [True, False])
@@ -107,25 +111,18 @@ def test_boxes_marked_difficult_count_where_training_counts_them(difficult: bool
     recipe.data.difficult = difficult
     detector = tiny_detector(recipe)
 
-    class Marked:
-        """The same images, with the last box of each marked difficult."""
+    def marked(index: int) -> Target:
+        target = training.target(index)
+        count = len(target.labels)
+        return replace(target, difficult=torch.arange(count) == count - 1)
 
-        classes, skipped = training.classes, training.skipped
-        image, name = training.image, training.name
-
-        def __len__(self) -> int:
-            return len(training)
-
-        def target(self, index: int) -> Target:
-            target = training.target(index)
-            count = len(target.labels)
-            return replace(target, difficult=torch.arange(count) == count - 1)
+    told = Retold(training, marked)
 
     def boxes(batches: Iterable[Batch]) -> int:
         return sum(len(target.labels) for batch in batches for target in batch.targets)
 
-    trained_on = boxes(loader_of(recipe, recipe.finetune, Marked(), detector, ALONE).epoch(0))
-    assert boxes(calibration_batches(recipe, detector, Marked(), ALONE)) == trained_on
+    trained_on = boxes(loader_of(recipe, recipe.finetune, told, detector, ALONE).epoch(0))
+    assert boxes(calibration_batches(recipe, detector, told, ALONE)) == trained_on
     every = sum(len(training.target(index).labels) for index in range(4))
     assert trained_on == (every if difficult else every - 4)
 
