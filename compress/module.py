@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.allocation import Choice
-from compress.budget import on_the_way
+from compress.budget import Budget, on_the_way
 from compress.cost import Cost, cost_of_layers
 from compress.criteria import CRITERIA
 from compress.evidence import Evidence, Loss, gather
@@ -20,8 +20,8 @@ from compress.groups import Graph
 from compress.inputs import Inputs
 from compress.latency.engines import Stopwatch
 from compress.latency.plan import Course, check_latency
-from compress.plan import Rules
-from compress.planning import lacking, limits_of, make_plan, planned, rules_of
+from compress.plan import Plan, Rules
+from compress.planning import lacking, limits_of, make_plan, planned, rehearse, rules_of
 from compress.reach import check_reachable, smallest_cost
 from compress.surgery import cut
 from detectors.errors import PlanError
@@ -175,23 +175,30 @@ def shrink(
     for name, count, least in (("rounds", rounds, 1), ("steps", steps, 0), ("scoring", scoring, 1)):
         if not isinstance(count, Integral) or count < least:
             raise PlanError(f"{name}={count!r} is not a whole number of {least} or more")
-    rules, slim, watch = rules or Rules(), model, stopwatch or Stopwatch()
+    allowed, slim, watch = rules or Rules(), model, stopwatch or Stopwatch()
     needs = CRITERIA[criterion].needs
     endless = _again_and_again(batches)
     rows: list[Row] = []
+
+    def limits(number: int, graph: Graph) -> Budget:
+        found = on_the_way(final, first, number, rounds)
+        return found if number == rounds else found.at_least(smallest_cost(graph, allowed))
+
+    def blind(number: int, network: nn.Module, graph: Graph) -> Plan:
+        return make_plan(network, graph, limits(number, graph), allowed, ratios=ratios, choice=choice)
+
     for number in range(1, rounds + 1):
         graph = trace(slim, inputs)
         now = cost_of_layers(graph.layers)
         if not rows:
             first, final = now, limits_of(budget, now)
-            rules = replace(rules, first_widths={group.name: group.channels for group in graph.groups})
-            check_reachable(graph, final, rules, rounds)
+            allowed = replace(allowed, first_widths={group.name: group.channels for group in graph.groups})
+            check_reachable(graph, final, allowed, rounds)
             if final.latency is not None:
-                check_latency(Course(model, graph, inputs, model, watch), final.latency, rules, rounds)
+                check_latency(Course(model, graph, inputs, model, watch), final.latency, allowed, rounds)
+            else:
+                rehearse(slim, inputs, graph, final, allowed, rounds, blind)
             rows.append(Row(0, now, None, _scored(score, slim)))
-        limits = on_the_way(final, first, number, rounds)
-        if number < rounds:
-            limits = limits.at_least(smallest_cost(graph, rules))
         evidence = partial(Evidence, seed=seed)
         if needs:
             few = itertools.islice(batches, scoring)
@@ -201,8 +208,8 @@ def shrink(
         plan = make_plan(
             slim,
             graph,
-            limits,
-            rules,
+            limits(number, graph),
+            allowed,
             ratios=ratios,
             criterion=criterion,
             choice=choice,

@@ -19,8 +19,9 @@ from compress.latency.engines import Stopwatch
 from compress.latency.plan import Course, fitted
 from compress.plan import Plan, Rules, plan_of, selectable
 from compress.pricing import PRICES, Price
-from compress.probe import zeroed
-from detectors.errors import PlanError
+from compress.probe import narrowed, zeroed
+from compress.reach import check_reachable
+from detectors.errors import PlanError, counted
 
 
 def planned(
@@ -124,6 +125,44 @@ def make_plan(
         return made(budget, rules, PRICES)
     assert course is not None, "a budget in milliseconds is planned by the clock"
     return fitted(course, budget, rules, made)
+
+
+def rehearse(
+    network: nn.Module,
+    inputs: Inputs,
+    graph: Graph,
+    final: Budget,
+    rules: Rules,
+    rounds: int,
+    plan: Callable[[int, nn.Module, Graph], Plan],
+) -> None:
+    """Plans all rounds on networks that are not fine-tuned in between, where the last one could fail.
+
+    It cannot where a single cut would reach its budget. Else the limits on the way may leave more than
+    `rules.largest_cut` takes in what is left.
+
+    Args:
+        network: as it is before the first round.
+        inputs: what it takes.
+        graph: of it.
+        final: the budget of the last round.
+        rules: what every plan keeps to.
+        rounds: how many.
+        plan: that of a round, by its number from 1, for a network and its graph.
+
+    Raises:
+        PlanError: a round cannot be planned.
+    """
+    try:
+        check_reachable(graph, final, rules)
+    except PlanError:
+        for number in range(1, rounds + 1):
+            try:
+                made = plan(number, network, graph)
+            except PlanError as error:
+                raise PlanError(f"after {counted(number - 1, 'round')}, {error}") from None
+            network = narrowed(network, graph.groups, made.keep)
+            graph = trace(network, inputs)
 
 
 def check_order(order: str, criterion: str) -> None:

@@ -16,7 +16,7 @@ from compress.groups import Graph
 from compress.latency.engines import Stopwatch
 from compress.latency.plan import Course, check_latency
 from compress.plan import Plan, Rules
-from compress.planning import check_order, make_plan
+from compress.planning import check_order, make_plan, rehearse
 from compress.reach import check_reachable, smallest_cost
 from compress.recipe import BudgetConfig, PruneConfig, Recipe
 from detectors.data import Dataset
@@ -44,7 +44,14 @@ def check(
     budgets = [budget_of_round(settings, first, number) for number in range(1, settings.rounds + 1)]
     if budgets[0].latency is None:
         criterion = "l1" if CRITERIA[settings.criterion].needs else settings.criterion
-        _planned(replace(settings, criterion=criterion), 1, detector, graph, None, Evidence())
+        widths = {group.name: group.channels for group in graph.groups}
+
+        def plan(number: int, network: nn.Module, graph: Graph) -> Plan:
+            blind = replace(settings, criterion=criterion)
+            return _planned(blind, number, network, graph, (first, widths), Evidence())
+
+        plan(1, subject(detector)[0], graph)
+        rehearse(*subject(detector), graph, budgets[-1], _rules(settings), settings.rounds, plan)
     else:
         check_choice(
             budgets[0],
@@ -102,7 +109,7 @@ def plan_round(
     course = Course(network, graph, inputs, whole, watch, final)
 
     def plan() -> Plan:
-        return _planned(recipe.prune, number, detector, graph, first, evidence, course)
+        return _planned(recipe.prune, number, network, graph, first, evidence, course)
 
     # Two processes would not measure the same, and so plan differently.
     return graph, led(plan, place)
@@ -111,7 +118,7 @@ def plan_round(
 def _planned(
     settings: PruneConfig,
     number: int,
-    detector: Detector,
+    network: nn.Module,
     graph: Graph,
     first: tuple[Cost, dict[str, int]] | None,
     evidence: Evidence,
@@ -124,7 +131,7 @@ def _planned(
         # A limit on the way is no promise: where it is out of reach, the round goes as far as it can.
         budget = budget.at_least(smallest_cost(graph, rules))
     return make_plan(
-        subject(detector)[0],
+        network,
         graph,
         budget,
         rules,

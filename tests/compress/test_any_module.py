@@ -1,10 +1,11 @@
 """A bare network, given what it takes, a loss and a score, is pruned, fine-tuned, saved and restored."""
 
+import itertools
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -196,6 +197,25 @@ def test_fine_tuning_that_cannot_be_says_why(changes: dict, message: str) -> Non
     with pytest.raises(ValueError, match=message):
         compress.shrink(
             StripesNet(), torch.zeros(1, 1, 12, 12), rules=Rules(multiple=1), **{**settings, **changes}
+        )
+
+
+def test_rounds_that_would_leave_the_last_too_much_are_refused_before_any_fine_tuning() -> None:
+    widths = (3, 64, 64, 64, 10)
+    layers = [nn.Conv2d(reads, makes, 3, padding=1) for reads, makes in itertools.pairwise(widths)]
+    settings: dict[str, Any] = {
+        "loss": lambda model, batch: pytest.fail("fine-tuning began"),
+        "batches": [torch.zeros(2, 3, 8, 8)],
+        "score": lambda model: 0.0,
+        "rounds": 2,
+        "budget": {"macs": "66%"},
+    }
+    with pytest.raises(PlanError, match="after 1 round, budget macs="):
+        compress.shrink(
+            nn.Sequential(*layers),
+            torch.zeros(1, 3, 8, 8),
+            rules=Rules(largest_cut=0.5, floor=0.0, skip=("0", "1")),
+            **settings,
         )
 
 

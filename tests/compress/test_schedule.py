@@ -1,6 +1,7 @@
 """Budgets of rounds: given ones are met in turn, and what cannot be is answered before the first cut."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,28 @@ def test_budgets_that_cannot_be_are_refused_before_the_first_round(
     detector = small(width=0.125)
     with pytest.raises(PlanError, match=message):
         check(Recipe(prune=settings_of(*budgets)), detector)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # Two halvings would do, but the first round is told to take next to nothing.
+        settings_of({"macs": "90%"}, {"macs": "15%"}, largest_cut=0.5),
+        # Equal relative cuts take little of what is free at first, and leave the last round too much.
+        PruneConfig(
+            budget=BudgetConfig(macs="30%"),
+            rounds=3,
+            multiple=1,
+            largest_cut=0.4,
+            skip=["backbone.features.?"],
+        ),
+    ],
+)
+def test_rounds_that_leave_the_last_one_too_much_are_refused_before_the_first(settings: PruneConfig) -> None:
+    detector = small(width=0.125)
+    with pytest.raises(PlanError, match=r"^after [12] rounds?, budget macs=\S+ is out of reach: "):
+        check(Recipe(prune=settings), detector)
+    check(Recipe(prune=replace(settings, largest_cut=0.9)), detector)
 
 
 @pytest.mark.parametrize(
