@@ -32,6 +32,7 @@ def prune(recipe: Recipe, path: str) -> None:
         measure_sensitivity(recipe, path)
         return
     from compress.export import need_packages
+    from compress.ledger import kept_round
     from compress.report import markdown, verdict, widths_table
     from compress.report.pictures import take
     from compress.report.write import write_report
@@ -41,8 +42,8 @@ def prune(recipe: Recipe, path: str) -> None:
     from compress.sensitivity.caps import with_caps
     from compress.session import describe, exported, headline, need_model, open_all, terms_of
     from detectors.config import changes
-    from detectors.engine.distributed import joined
-    from detectors.errors import ConfigError
+    from detectors.engine.distributed import joined, wait
+    from detectors.errors import ConfigError, RunError
 
     need_model(recipe, "prune.py")
     with joined() as place:
@@ -76,7 +77,13 @@ def prune(recipe: Recipe, path: str) -> None:
                 except ConfigError as error:
                     lacking = f"\n{error}"
                 saved += [name for name in ("report.md", "report.html") if (folder / name).exists()]
-                print("\n".join(f"saved {folder / name}" for name in saved) + lacking)
+                print("\n".join(f"saved {folder / name}" for name in saved) + lacking, flush=True)
+        if not kept_round(ledger):
+            wait(place)  # torchrun stops all processes as soon as one fails
+            raise RunError(
+                f"{folder} holds no slim model: its first round scored below prune.stop_below="
+                f"{recipe.prune.stop_below}; accept a lower score, cut less a round or fine-tune for longer"
+            )
 
 
 def measure_sensitivity(recipe: Recipe, path: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from compress.cost import subject
 from compress.evidence import Evidence, Loss, Need, gather
 from compress.groups import Graph
-from detectors.errors import PlanError
+from detectors.errors import PlanError, some
 from detectors.models.base import Detector
 from detectors.types import Batch
 
@@ -46,7 +46,8 @@ def evidence_from(
         seed: of the detector's own random draws.
 
     Raises:
-        PlanError: something else than such batches, no box at all, or a loss that is not finite.
+        PlanError: something else than such batches, labels of no class of the detector, no box at all, or a
+            loss that is not finite.
     """
     network, _ = subject(detector)
     device = next(network.parameters()).device
@@ -84,6 +85,13 @@ def _checked(images: Iterable[Batch], detector: Detector) -> Iterator[Batch]:
             raise PlanError(
                 f"images: a batch is of {list(size)}, this {detector.spec.name} takes {list(detector.size)}; "
                 "resize the images and their boxes"
+            )
+        labels = torch.cat([torch.empty(0), *(target.labels.cpu() for target in batch.targets)])
+        strange = labels[(labels < 0) | (labels >= detector.num_classes)].int()
+        if len(strange):
+            raise PlanError(
+                f"images: a box is labelled {strange[0]}, the classes of this {detector.spec.name} are 0 to "
+                f"{detector.num_classes - 1} ({some(detector.spec.classes)}); the background is none of them"
             )
         boxes += sum(len(target.labels) for target in batch.targets)
         count += len(batch.targets)

@@ -143,6 +143,19 @@ def test_a_finished_prune_prints_its_table_again_and_adds_no_line(finished: Path
     assert fingerprint(detectors.load(finished / "prunes/tiny/slim.pth"))
 
 
+def test_a_run_without_a_round_good_enough_reports_and_ends_with_one_line(finished: Path) -> None:
+    arguments = ("tiny.yaml", "model=weights/tiny/model.pth", "prune.stop_below=1.0", "out=rejected")
+    for _ in range(2):
+        done = run(finished, "prune.py", *arguments)
+        assert done.error == (
+            "error: rejected holds no slim model: its first round scored below prune.stop_below=1.0; accept "
+            "a lower score, cut less a round or fine-tune for longer"
+        )
+        assert "no round was good enough, and no slim model is kept" in done.out
+        assert "saved rejected/report.html" in done.out
+    assert not (finished / "rejected/slim.pth").exists()
+
+
 def test_without_jinja2_a_run_ends_well_and_says_how_to_get_the_page(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

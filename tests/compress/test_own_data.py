@@ -33,10 +33,12 @@ def loss(model: nn.Module, batch: Tensor) -> Tensor:
     return model(batch).square().mean()
 
 
-def batches(*, boxes: int = 1, size: tuple[int, int] = (64, 64), count: int = 2) -> list[Batch]:
-    """Batches of two random images with so many boxes in each."""
+def batches(
+    *, boxes: int = 1, size: tuple[int, int] = (64, 64), count: int = 2, label: int = 0
+) -> list[Batch]:
+    """Batches of two random images with so many boxes in each, all of one class."""
     generator = torch.Generator().manual_seed(3)
-    target = Target.of([[8, 8, 40, 40]] * boxes, [0] * boxes)
+    target = Target.of([[8, 8, 40, 40]] * boxes, [label] * boxes)
     return [
         Batch(torch.rand(2, 3, *size, generator=generator), [target] * 2, [size] * 2, [2 * k, 2 * k + 1])
         for k in range(count)
@@ -199,6 +201,13 @@ def test_a_criterion_of_data_without_data_says_what_to_give(criterion: str, sett
         (torch.rand(2, 3, 64, 64), "images: give batches one after the other"),
         (5, "images: give batches one after the other"),
         ([torch.rand(2, 3, 64, 64)], "images: a Tensor stands where a detectors.types.Batch must"),
+        *(
+            (
+                batches(label=label),
+                f"images: a box is labelled {label}, the classes of this ssd_vgg16_bn are 0 to ",
+            )
+            for label in (-1, 2, 9)
+        ),
     ],
 )
 def test_images_that_cannot_be_scored_on_are_one_line(given: Any, message: str) -> None:
