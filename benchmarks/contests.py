@@ -32,12 +32,11 @@ class Contest:
     pool: tuple[str, ...] = ()
 
 
-# At 1.25 % of the MACs layers of 16 channels keep 2. There val of bccd-wide prefers this weight of the boxes
-# in our recovery: 0.517, 0.521 and 0.499 with 2, 4 and 10 (2026-11-26, one run each).
+# At 1.25 % of the MACs layers of 16 channels keep 2. There val of BCCD prefers this weight of the boxes in
+# our recovery: 0.517, 0.521 and 0.499 with 2, 4 and 10 (2026-11-26, one run each).
 PHOTOS = ("prune.multiple=2", "prune.largest_cut=1", "finetune.loss_weights.boxes=4")
-WITHOUT_VAL = ("data.train=[train]", "data.test=[val]")
 # About as many parameters (2.6 M) as the detector had for which our goals on BCCD were set (2.7 M); trained
-# in half the epochs.
+# in half the epochs of the recipe.
 WIDE = (
     "detector.width=0.328",
     "train.optimizer=muon",
@@ -49,10 +48,14 @@ WIDE = (
 SETS = {
     "hard": Contest("recipes/hard.yaml", "hard", (0.05, 0.025, 0.10), tuning=("data.test=[val]",), dense=2),
     "bccd": Contest(
-        "recipes/bccd.yaml", "bccd", (0.05, 0.0125, 0.025, 0.10), (0.05, 0.0125), WITHOUT_VAL, PHOTOS
+        recipe="recipes/bccd.yaml",
+        chooser="bccd",
+        shares=(0.05, 0.0125, 0.025, 0.10),
+        rated=(0.05, 0.0125),
+        tuning=("data.train=[train]", "data.test=[val]"),
+        overrides=(*PHOTOS, *WIDE),
     ),
     "cards": Contest("recipes/cards.yaml", "bccd", (0.05, 0.025, 0.10), overrides=PHOTOS),
 }
 # Some seventy test images each: together they tell more.
 SETS["bccd+cards"] = replace(SETS["cards"], recipe=SETS["bccd"].recipe, pool=("bccd", "cards"))
-SETS["bccd-wide"] = replace(SETS["bccd"], chooser="bccd-wide", overrides=(*PHOTOS, *WIDE))

@@ -1,7 +1,6 @@
 """Which way of cutting keeps the most: python -m benchmarks.quality SET [key=value ...] [--hours H].
 
-SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`), bccd+cards, their mean, or
-bccd-wide, a detector of about as many parameters as the one for which our goals on BCCD were set. Every
+SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`), or bccd+cards, their mean. Every
 method cuts the same dense detector once and gets the same epochs of fine-tuning; its learning rate is the
 best of three on the val split, at one or two shares of the MACs (benchmarks/contests.py), that of `--lr`, or
 what val preferred in an earlier run, whose record `--rates` names (benchmarks/results/quality_SET.json). Then
