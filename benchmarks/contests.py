@@ -58,4 +58,4 @@ SETS = {
     "cards": Contest("recipes/cards.yaml", "bccd", (0.05, 0.025, 0.10), overrides=PHOTOS),
 }
 # Some seventy test images each: together they tell more.
-SETS["bccd+cards"] = replace(SETS["cards"], recipe=SETS["bccd"].recipe, pool=("bccd", "cards"))
+SETS["bccd+cards"] = replace(SETS["bccd"], shares=SETS["cards"].shares, pool=("bccd", "cards"))

@@ -401,7 +401,7 @@ def test_the_tables_name_the_settings_that_decide_what_comes(tmp_path: Path) -> 
 
 
 def test_a_pool_needs_a_trial_on_each_of_its_data_sets(tmp_path: Path) -> None:
-    there = Recorded("x.yaml", (), (), tmp_path, tmp_path)
+    there = Recorded("x.yaml", SETS["bccd"].overrides, (), tmp_path, tmp_path)
 
     class Worse(Recorded):
         def result(self, trial: Trial) -> dict[str, Any]:
@@ -410,7 +410,12 @@ def test_a_pool_needs_a_trial_on_each_of_its_data_sets(tmp_path: Path) -> None:
                 raise OutOfTime
             return facts | {"score": facts["score"] - 0.1}
 
-    text = Study("bccd+cards", (there, Worse("x.yaml", (), (), tmp_path, tmp_path)), there, lr=4e-3).tables()
+    text = Study(
+        "bccd+cards",
+        (there, Worse("x.yaml", SETS["cards"].overrides, (), tmp_path, tmp_path)),
+        there,
+        lr=4e-3,
+    ).tables()
     assert text.startswith("`python -m benchmarks.quality bccd+cards --lr 0.004`, ")
     assert "| ours | 0.004 | - | 0.510 | - |" in text
     assert "uniform L1" not in text
