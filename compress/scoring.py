@@ -86,12 +86,12 @@ def _checked(images: Iterable[Batch], detector: Detector) -> Iterator[Batch]:
                 f"images: a batch is of {list(size)}, this {detector.spec.name} takes {list(detector.size)}; "
                 "resize the images and their boxes"
             )
-        labels = torch.cat([torch.empty(0), *(target.labels.cpu() for target in batch.targets)])
-        strange = labels[(labels < 0) | (labels >= detector.num_classes)].int()
-        if len(strange):
+        labels = (label for target in batch.targets for label in target.labels.tolist())
+        strange = [label for label in labels if not 0 <= label < detector.num_classes]
+        if strange:
             raise PlanError(
                 f"images: a box is labelled {strange[0]}, the classes of this {detector.spec.name} are 0 to "
-                f"{detector.num_classes - 1} ({some(detector.spec.classes)}); the background is none of them"
+                f"{detector.num_classes - 1} ({some(detector.spec.classes)}); count without a background"
             )
         boxes += sum(len(target.labels) for target in batch.targets)
         count += len(batch.targets)
