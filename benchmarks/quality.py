@@ -3,16 +3,17 @@
 SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`), or bccd+cards, their mean. Every
 method cuts the same dense detector once and gets the same epochs of fine-tuning; its learning rate is the
 best of three on the val split, at one or two shares of the MACs (benchmarks/contests.py), that of `--lr`, or
-what val preferred in an earlier run, whose record `--rates` names (benchmarks/results/quality_SET.json). Then
-test is read once for each method, share and seed. Each trial leaves a JSON file in
-benchmarks/results/quality/SET, named by its settings, so that the command goes on where it was stopped; what
-the teacher said of the batches lies beside them for the trials to come (some GB, which can be deleted).
-`--methods` runs some alone, `--recovery` one table, which it writes to files of its own, `--part 1/2` and
-`--part 2/2` share the work, `--hours` ends it in time, `--tables` only writes
-benchmarks/results/quality_SET.md and .json from what is there. `--val ours` with other settings, such as
-`distill.attention=300`, is how ours is tuned: it scores a method on val, by our recovery unless `--recovery`
-says plain, at all three rates or that of `--lr`. What the method and its recovery set themselves (`PLANNED`
-and `RECOVERIES` in benchmarks/trials.py) is changed there, and refused here.
+what val preferred in an earlier run, whose record `--rates` names (benchmarks/results/quality_SET.json;
+methods that are not in it are left out, or refused where `--methods` names them). Then test is read once for
+each method, share and seed. Each trial leaves a JSON file in benchmarks/results/quality/SET, named by its
+settings, so that the command goes on where it was stopped; what the teacher said of the batches lies beside
+them for the trials to come (some GB, which can be deleted). `--methods` runs some alone, `--recovery` one
+table, which it writes to files of its own, `--part 1/2` and `--part 2/2` share the work, `--hours` ends it in
+time, `--tables` only writes benchmarks/results/quality_SET.md and .json from what is there. `--val ours` with
+other settings, such as `distill.attention=300`, is how ours is tuned: it scores a method on val, by our
+recovery unless `--recovery` says plain, at all three rates or that of `--lr`. What the method and its
+recovery set themselves (`PLANNED` and `RECOVERIES` in benchmarks/trials.py) is changed there, and refused
+here.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
 that, another one chooses the learning rates) and trained by the recipe where it is missing; on the hard set
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--lr", type=float, help="of every method, instead of what its val prefers")
     chosen.add_argument("--rates", type=Path, help="the record of another run, whose val chooses the rates")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="run these alone")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="run these alone")
     parser.add_argument("--recovery", choices=TABLES, help="run and write this table alone")
     parser.add_argument("--hours", type=float, default=math.inf, help="when no further trial is begun")
     parser.add_argument("--part", default="1/1", help="1/2 and 2/2 share the trials of two processes")
@@ -89,7 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             part, parts = map(int, given.part.split("/"))
             tables = [given.recovery] if given.recovery else list(TABLES)
-            wanted = study.wanted(given.methods, part - 1, parts, tables)
+            unrated = [] if given.methods else study.unrated(tables)
+            if unrated:
+                print(f"left out, for {given.rates} has no learning rate of theirs: {'; '.join(unrated)}")
+            methods = given.methods or [method for method in METHODS if method not in unrated]
+            wanted = study.wanted(methods, part - 1, parts, tables)
             if earlier and not given.tables:
                 wanted = iter(list(wanted))  # nothing is begun where a rate is missing
             for trial in wanted:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench import NO_MATTER, Bench, OutOfTime, Record
+from benchmarks.bench import NO_MATTER, Bench, NotOnRecord, OutOfTime, Record
 from benchmarks.contests import RATES, SEEDS, SETS, Contest
 from benchmarks.trials import CHANGES, DENSE, METHODS, SCRATCH, TAPERED, TUNED, Recovery, Trial
 from detectors.evaluation.bootstrap import interval
@@ -65,6 +65,20 @@ class Study:
             for rate in RATES
         }
         return max(scores, key=lambda rate: sum(scores[rate]))
+
+    def unrated(self, tables: Sequence[Recovery]) -> list[str]:
+        """The methods for which the earlier run does not say a learning rate that one of the tables needs."""
+
+        def lacks(method: str, table: Recovery) -> bool:
+            try:
+                self.rate(method, table)
+            except NotOnRecord:
+                return True
+            return False
+
+        rows = [(method, table) for table in tables for method in methods_of(table)]
+        lacking = {method for method, table in rows if self.earlier and lacks(method, table)}
+        return [method for method in METHODS if method in lacking]
 
     def trials(self, method: str, table: Recovery, share: float) -> list[Trial]:
         """What is scored on test: a trial for each seed."""

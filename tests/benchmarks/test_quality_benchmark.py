@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.answers import Remembered
 from benchmarks.bench import Bench, NotOnRecord, OutOfTime, Record
-from benchmarks.contests import SETS
+from benchmarks.contests import RATES, SETS
 from benchmarks.peers import SELECTIONS
 from benchmarks.quality import main
 from benchmarks.study import TABLES, Study, difference, pooled
@@ -377,6 +377,27 @@ def test_a_rate_that_is_not_on_record_is_missed_before_anything_is_begun(
     assert said.endswith(
         "has no from scratch, plain recovery, on val: name others as --methods, or give --lr"
     )
+
+
+def test_methods_that_are_not_on_record_are_left_out_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: set[str] = set()
+
+    def result(_: Bench, trial: Trial) -> dict[str, Any]:
+        asked.add(trial.method)
+        raise OutOfTime
+
+    monkeypatch.setattr(Bench, "result", result)
+    record = tmp_path / "quality_x.json"
+    ours, l1 = (Trial(one, 0.05, "ours", 4e-3, 0, "val") for one in ("ours", "uniform L1"))
+    told = [replace(one, lr=lr) for one in (ours, replace(l1, recovery="plain")) for lr in RATES]
+    record.write_text(json.dumps([asdict(one) | {"score": 0.4, "macs": 0.05} for one in told]))
+    main(["hard", "--rates", str(record), "--recovery", "plain"])
+    said, *_ = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"left out, for {record} has no learning rate of theirs: ours, tapered widths; ")
+    assert said.endswith("; dense, fine-tuned; from scratch")
+    assert asked == {"ours", "uniform L1", "dense"}
 
 
 @pytest.mark.parametrize(
