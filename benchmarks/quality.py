@@ -31,7 +31,7 @@ from pathlib import Path
 from benchmarks.bench import Bench, NotOnRecord, OutOfTime, Record
 from benchmarks.contests import RATES, SETS
 from benchmarks.study import TABLES, Study
-from benchmarks.trials import METHODS, Recovery, Trial
+from benchmarks.trials import DENSE, METHODS, Recovery, Trial
 from detectors.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -96,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             methods = given.methods or [method for method in METHODS if method not in unrated]
             wanted = study.wanted(methods, part - 1, parts, tables)
             if earlier and not given.tables:
-                wanted = iter(list(wanted))  # nothing is begun where a rate is missing
+                listed = list(wanted)  # nothing is begun where a rate is missing
+                if unrated and all(trial.method == DENSE for trial in listed):
+                    parser.error(f"--rates {given.rates} has no scores on val: give another record, or --lr")
+                wanted = iter(listed)
             for trial in wanted:
                 for bench in study.benches:
                     bench.result(trial)

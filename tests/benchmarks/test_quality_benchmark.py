@@ -400,6 +400,19 @@ def test_methods_that_are_not_on_record_are_left_out_by_name(
     assert asked == {"ours", "uniform L1", "dense"}
 
 
+def test_a_record_without_scores_on_val_is_refused_before_anything_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Bench, "result", lambda *_: pytest.fail("a trial was begun"))
+    record = tmp_path / "quality_x.json"
+    record.write_text("[]")
+    with pytest.raises(SystemExit) as stopped:
+        main(["hard", "--rates", str(record)])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith(f"--rates {record} has no scores on val: give another record, or --lr")
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [([], "there is no such file"), (["--val", "ours"], "--val tries rates: give --lr or none")],
