@@ -364,19 +364,30 @@ def test_the_record_of_another_run_chooses_the_rates(tmp_path: Path) -> None:
     assert "| ours |" not in text  # its val is not on record
 
 
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (
+            ["--methods", "from scratch"],
+            "no from scratch, plain recovery, on val: name others as --methods, or give --lr",
+        ),
+        ([], "no scores on val: give another record, or --lr"),
+    ],
+)
 def test_a_rate_that_is_not_on_record_is_missed_before_anything_is_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    more: list[str],
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(Bench, "result", lambda *_: pytest.fail("a trial was begun"))
     record = tmp_path / "quality_x.json"
     record.write_text("[]")
     with pytest.raises(SystemExit) as stopped:
-        main(["hard", "--rates", str(record), "--methods", "from scratch"])
+        main(["hard", "--rates", str(record), *more])
     assert stopped.value.code == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.endswith(
-        "has no from scratch, plain recovery, on val: name others as --methods, or give --lr"
-    )
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"--rates {record} has {why}")
 
 
 def test_methods_that_are_not_on_record_are_left_out_by_name(
@@ -398,19 +409,6 @@ def test_methods_that_are_not_on_record_are_left_out_by_name(
     assert said.startswith(f"left out, for {record} has no learning rate of theirs: ours, tapered widths; ")
     assert said.endswith("; dense, fine-tuned; from scratch")
     assert asked == {"ours", "uniform L1", "dense"}
-
-
-def test_a_record_without_scores_on_val_is_refused_before_anything_is_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(Bench, "result", lambda *_: pytest.fail("a trial was begun"))
-    record = tmp_path / "quality_x.json"
-    record.write_text("[]")
-    with pytest.raises(SystemExit) as stopped:
-        main(["hard", "--rates", str(record)])
-    assert stopped.value.code == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.endswith(f"--rates {record} has no scores on val: give another record, or --lr")
 
 
 @pytest.mark.parametrize(
