@@ -1,6 +1,6 @@
 """The data sets on which the quality benchmark compares methods, and how."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 RATES = (4e-3, 8e-3, 16e-3)
 # (0,) at every other share. At 1.25 % on BCCD two seeds of a method are up to 0.05 apart.
@@ -9,17 +9,16 @@ SEEDS = {0.05: (0, 1, 2), 0.0125: (0, 1, 2)}
 
 @dataclass(frozen=True)
 class Contest:
-    """A data set to compare methods on, or several as one.
+    """A data set to compare methods on.
 
     Attributes:
-        recipe: its file; of a pool that of its chooser.
+        recipe: its file.
         chooser: the contest whose val chooses the learning rates.
         shares: what is left of the MACs, the most telling first.
         rated: of a chooser, the shares that it scores: the rate of the best mean over them serves all.
         tuning: what trials on val set besides; it holds val out of the training.
         overrides: what every trial sets.
         dense: dense detectors, trained from as many seeds; the trials start from the first.
-        pool: the contests that are taken together, by the mean of their scores; empty: it stands alone.
     """
 
     recipe: str
@@ -29,7 +28,6 @@ class Contest:
     tuning: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     dense: int = 1
-    pool: tuple[str, ...] = ()
 
 
 # At 1.25 % of the MACs layers of 16 channels keep 2. There val of BCCD prefers this weight of the boxes in
@@ -57,5 +55,3 @@ SETS = {
     ),
     "cards": Contest("recipes/cards.yaml", "bccd", (0.05, 0.025, 0.10), overrides=(*PHOTOS, *ADAMW_TRAINED)),
 }
-# Some seventy test images each: together they tell more.
-SETS["bccd+cards"] = replace(SETS["bccd"], shares=SETS["cards"].shares, pool=("bccd", "cards"))

@@ -1,19 +1,19 @@
 """Which way of cutting keeps the most: python -m benchmarks.quality SET [key=value ...] [--hours H].
 
-SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`), or bccd+cards, their mean. Every
-method cuts the same dense detector once and gets the same epochs of fine-tuning; its learning rate is the
-best of three on the val split, at one or two shares of the MACs (benchmarks/contests.py), that of `--lr`, or
-what val preferred in an earlier run, whose record `--rates` names (benchmarks/results/quality_SET.json;
-methods that are not in it are left out, or refused where `--methods` names them). Then test is read once for
-each method, share and seed. Each trial leaves a JSON file in benchmarks/results/quality/SET, named by its
-settings, so that the command goes on where it was stopped; what the teacher said of the batches lies beside
-them for the trials to come (some GB, which can be deleted). `--methods` runs some alone, `--recovery` one
-table, which it writes to files of its own, `--part 1/2` and `--part 2/2` share the work, `--hours` ends it in
-time, `--tables` only writes benchmarks/results/quality_SET.md and .json from what is there. `--val ours` with
-other settings, such as `distill.attention=300`, is how ours is tuned: it scores a method on val, by our
-recovery unless `--recovery` says plain, at all three rates or that of `--lr`. What the method and its
-recovery set themselves (`PLANNED` and `RECOVERIES` in benchmarks/trials.py) is changed there, and refused
-here.
+SET is hard (drawn, recipes/hard.yaml), bccd or cards (`data.root=PATH`); python -m benchmarks.pool makes one
+of the tables of two. Every method cuts the same dense detector once and gets the same epochs of fine-tuning;
+its learning rate is the best of three on the val split, at one or two shares of the MACs
+(benchmarks/contests.py), that of `--lr`, or what val preferred in an earlier run, whose record `--rates`
+names (benchmarks/results/quality_SET.json; methods that are not in it are left out, or refused where
+`--methods` names them). Then test is read once for each method, share and seed. Each trial leaves a JSON file
+in benchmarks/results/quality/SET, named by its settings, so that the command goes on where it was stopped;
+what the teacher said of the batches lies beside them for the trials to come (some GB, which can be deleted).
+`--methods` runs some alone, `--recovery` one table, which it writes to files of its own, `--part 1/2` and
+`--part 2/2` share the work, `--hours` ends it in time, `--tables` only writes
+benchmarks/results/quality_SET.md and .json from what is there. `--val ours` with other settings, such as
+`distill.attention=300`, is how ours is tuned: it scores a method on val, by our recovery unless `--recovery`
+says plain, at all three rates or that of `--lr`. What the method and its recovery set themselves (`PLANNED`
+and `RECOVERIES` in benchmarks/trials.py) is changed there, and refused here.
 
 The dense detector is weights/SET_SPLITS_seed0.pth, named by what it was trained on (where val is part of
 that, another one chooses the learning rates) and trained by the recipe where it is missing; on the hard set
@@ -63,10 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, help="of --val, instead of 0")
     given = parser.parse_intermixed_args(arguments)
     deadline = -math.inf if given.tables else time.monotonic() + 3600 * given.hours
-    contest = SETS[given.set]
-    anywhere = [text for text in given.overrides if not text.startswith("data.root=")]
-    if contest.pool and anywhere != given.overrides:
-        parser.error(f"{given.set} finds each data set where its recipe says: leave data.root out")
     if given.seed is not None and not given.val:
         parser.error("--seed goes with --val: the seeds of test are those of benchmarks/contests.py")
     recovery: Recovery = given.recovery if given.val and given.recovery else "ours"
@@ -74,13 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for key in (text.partition("=")[0] for text in given.overrides):
         if key in own:
             parser.error(f"{key} is set by each trial itself: change it in benchmarks/trials.py")
-    benches = {name: bench_of(name, given.overrides, deadline) for name in contest.pool or (given.set,)}
+    bench = bench_of(given.set, given.overrides, deadline)
     if given.rates and (given.val or not given.rates.is_file()):
         why = "--val tries rates: give --lr or none" if given.val else "there is no such file"
         parser.error(f"--rates {given.rates}: {why}")
-    val = benches.get(contest.chooser) or bench_of(contest.chooser, anywhere, deadline)
+    chooser = SETS[given.set].chooser
+    anywhere = [text for text in given.overrides if not text.startswith("data.root=")]
+    val = bench if chooser == given.set else bench_of(chooser, anywhere, deadline)
     earlier = Record(given.rates) if given.rates else None
-    study = Study(given.set, tuple(benches.values()), val, given.lr, earlier)
+    study = Study(given.set, bench, val, given.lr, earlier)
     try:
         if given.val:
             for rate in RATES if given.lr is None else (given.lr,):
@@ -101,8 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     parser.error(f"--rates {given.rates} has no scores on val: give another record, or --lr")
                 wanted = iter(listed)
             for trial in wanted:
-                for bench in study.benches:
-                    bench.result(trial)
+                bench.result(trial)
     except NotOnRecord as missing:
         parser.error(f"--rates {given.rates} has no {missing}: name others as --methods, or give --lr")
     except UserError as error:

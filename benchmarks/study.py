@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.bench import NO_MATTER, Bench, NotOnRecord, OutOfTime, Record
 from benchmarks.contests import RATES, SEEDS, SETS, Contest
+from benchmarks.tables import NOT_RUN, OUT_OF_REACH, Cell, Difference, titled
 from benchmarks.trials import CHANGES, DENSE, METHODS, SCRATCH, TAPERED, TUNED, Recovery, Trial
 from detectors.evaluation.bootstrap import interval
 
@@ -31,14 +32,14 @@ class Study:
 
     Attributes:
         name: of `SETS`.
-        benches: that score on test; of several the mean counts.
+        bench: that scores on test.
         chooser: that scores on val.
         lr: of every method; None: what its val prefers.
         earlier: a run that has scored on val already, in place of the chooser.
     """
 
     name: str
-    benches: tuple[Bench, ...]
+    bench: Bench
     chooser: Bench
     lr: float | None = None
     earlier: Record | None = None
@@ -113,7 +114,7 @@ class Study:
         Args:
             alone: this table and no other; to that of our recovery belongs ours with one thing changed.
         """
-        for bench in (*self.benches, self.chooser):
+        for bench in (self.bench, self.chooser):
             bench.deadline = -math.inf  # only what is there
         shares = sorted(self.contest.shares, reverse=True)
         parts = []
@@ -121,14 +122,14 @@ class Study:
             rows = [["method", "lr", *(f"{100 * share:g} % of the MACs" for share in shares)]]
             for method in methods_of(table):
                 cells = [self._cell(method, table, share) for share in shares]
-                if set(cells) != {"-"}:
+                if set(cells) != {NOT_RUN}:
                     rate = "" if method == DENSE else f"{self.rate(method, table):g}"
                     rows.append([method, rate, *cells])
             parts.append((title, rows))
         if alone != "plain":
             parts.append(("Ours with one thing changed", self._ablation()))
         # Heading and ours alone compare nothing.
-        shown = [f"{title}:\n\n{_markdown(rows)}" for title, rows in parts if len(rows) > 2]
+        shown = [titled(title, rows) for title, rows in parts if len(rows) > 2]
         return "\n\n".join([self._origin(alone), *shown]) + "\n"
 
     @property
@@ -150,7 +151,7 @@ class Study:
         days = sorted({one["date"] for one in self._results.values()})
         when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "nothing measured yet"
         machines = ["; ".join(sorted({one["machine"] for one in self._results.values()}))] if days else []
-        told = (text for text in self.benches[0].overrides if text not in self.contest.overrides)
+        told = (text for text in self.bench.overrides if text not in self.contest.overrides)
         settings = [text for text in told if text.partition("=")[0] not in NO_MATTER]
         rate = [] if self.lr is None else [f"--lr {self.lr:g}"]
         if self.earlier:
@@ -172,23 +173,23 @@ class Study:
     def _result(self, trial: Trial) -> dict[str, Any]:
         if self.earlier and trial.split == "val":
             return self.earlier.result(trial)  # no part of what this run did
-        benches = self.benches if trial.split == "test" else (self.chooser,)
+        bench = self.bench if trial.split == "test" else self.chooser
         if trial not in self._results:  # a table asks for ours and for val once for each of its cells
-            self._results[trial] = pooled([bench.result(trial) for bench in benches])
+            self._results[trial] = bench.result(trial)
         return self._results[trial]
 
     def _cell(self, method: str, table: Recovery, share: float) -> str:
         facts = self._found(method, table, share)
         if facts is None:
-            return "-"
+            return NOT_RUN
         if any(one["macs"] is None for one in facts):
-            return "out of reach"
+            return OUT_OF_REACH
         scores = [one["score"] for one in facts]
         if method == DENSE:
             return " and ".join(f"{score:.3f}" for score in scores)
         ours = self._found("ours", "ours", share)
-        against = "" if method == "ours" or ours is None else f" ({_against(ours, facts)})"
-        return f"{np.mean(scores):.3f}{against}"
+        above = None if method == "ours" or ours is None else difference(ours, facts)
+        return str(Cell(float(np.mean(scores)), above))
 
     def _ablation(self) -> list[list[str]]:
         rows = [["changed", "score at 2.5 %", "difference"]]
@@ -201,29 +202,11 @@ class Study:
                 facts = self._result(self.changed(change))
             except OutOfTime:
                 continue
-            rows.append([change, f"{facts['score']:.3f}", _against(ours, [facts])])
+            rows.append([change, f"{facts['score']:.3f}", str(difference(ours, [facts]))])
         return rows
 
 
-def pooled(facts: Facts) -> dict[str, Any]:
-    """One trial's results on several data sets as one: each counts the same, and images stay paired."""
-    if len(facts) == 1:
-        return facts[0]
-
-    def mean(key: str) -> float:
-        return float(np.mean([one[key] for one in facts]))
-
-    return {
-        "macs": None if any(one["macs"] is None for one in facts) else mean("macs"),
-        "score": mean("score"),
-        "resampled": np.mean([one["resampled"] for one in facts], axis=0).tolist(),
-        "seconds": sum(one["seconds"] for one in facts),
-        "date": max(one["date"] for one in facts),
-        "machine": "; ".join(sorted({one["machine"] for one in facts})),
-    }
-
-
-def difference(ours: Facts, others: Facts) -> tuple[float, float, float]:
+def difference(ours: Facts, others: Facts) -> Difference:
     """By how much others score above ours, means over seeds, and the paired 95 % interval."""
 
     def mean(key: str, facts: Facts) -> Any:
@@ -231,7 +214,7 @@ def difference(ours: Facts, others: Facts) -> tuple[float, float, float]:
 
     value = float(mean("score", others) - mean("score", ours))
     low, high = interval(value, mean("resampled", others) - mean("resampled", ours))
-    return value, low, high
+    return Difference(value, low, high)
 
 
 def _share(method: str, share: float) -> float:
@@ -242,13 +225,3 @@ def _share(method: str, share: float) -> float:
 def _recovery(method: str, table: Recovery) -> Recovery:
     """Ours recovers in its own way in every table, and there is nothing to recover in the dense detector."""
     return {"ours": "ours", TAPERED: "ours", DENSE: "plain"}.get(method, table)
-
-
-def _against(ours: Facts, facts: Facts) -> str:
-    value, low, high = difference(ours, facts)
-    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    lines = [rows[0], ["---"] + ["---:"] * (len(rows[0]) - 1), *rows[1:]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)

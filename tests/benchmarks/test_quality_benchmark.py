@@ -18,7 +18,7 @@ from benchmarks.bench import Bench, NotOnRecord, OutOfTime, Record
 from benchmarks.contests import RATES, SETS
 from benchmarks.peers import SELECTIONS
 from benchmarks.quality import main
-from benchmarks.study import TABLES, Study, difference, pooled
+from benchmarks.study import TABLES, Study, difference
 from benchmarks.trials import CHANGES, CONTROLS, PLANNED, Trial
 from compress.distill import Answers, Distillation
 from compress.session import open_all, terms_of
@@ -184,22 +184,8 @@ def test_a_seed_without_val_is_refused(capsys: pytest.CaptureFixture[str]) -> No
 def test_differences_pair_the_resamples_and_average_the_seeds() -> None:
     ours = [{"score": 0.5, "resampled": [0.4, 0.5, 0.6]}, {"score": 0.7, "resampled": [0.6, 0.7, 0.8]}]
     others = [{"score": 0.3, "resampled": [0.2, 0.3, 0.4]}]
-    value, low, high = difference(ours, others)
-    assert (value, low, high) == pytest.approx((-0.3, -0.3, -0.3))
-
-
-def test_data_sets_are_pooled_by_their_means_resample_by_resample() -> None:
-    told = {"macs": 0.05, "seconds": 2, "date": "2026-01-01", "machine": "one"}
-    facts = [
-        {"score": 0.5, "resampled": [0.4, 0.6], **told},
-        {"score": 0.7, "resampled": [0.8, 0.6], **told, "date": "2026-01-02", "machine": "another"},
-    ]
-    both = pooled(facts)
-    assert both["score"] == pytest.approx(0.6)
-    assert both["resampled"] == pytest.approx([0.6, 0.6])
-    assert (both["seconds"], both["date"], both["machine"]) == (4, "2026-01-02", "another; one")
-    assert pooled(facts[:1]) is facts[0]
-    assert pooled([facts[0], {**facts[1], "macs": None}])["macs"] is None
+    found = difference(ours, others)
+    assert (found.value, found.low, found.high) == pytest.approx((-0.3, -0.3, -0.3))
 
 
 class Recorded(Bench):
@@ -221,7 +207,7 @@ class Recorded(Bench):
 
 def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    study = Study("hard", (bench,), bench)
+    study = Study("hard", bench, bench)
     text = study.tables()
     origin = "`python -m benchmarks.quality hard`, 2026-01-01 to 2026-01-03, a machine, 2 cores.\n"
     assert text.startswith(origin)
@@ -246,7 +232,7 @@ def test_the_tables_show_what_is_there_at_the_rate_that_val_prefers(tmp_path: Pa
 
 def test_a_table_alone_stands_with_the_command_that_makes_it(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    study = Study("hard", (bench,), bench)
+    study = Study("hard", bench, bench)
     text = study.tables("ours")
     assert text.startswith("`python -m benchmarks.quality hard --recovery ours`, 2026-01-01 to 2026-01-03")
     assert [line for line in text.splitlines() if line.endswith(":")] == [f"{TABLES['ours']}:"]
@@ -322,7 +308,7 @@ def test_a_dense_detector_alone_says_what_it_scores(tmp_path: Path) -> None:
             return super().result(trial)
 
     bench = One("x.yaml", (), (), tmp_path, tmp_path)
-    text = Study("hard", (bench,), bench).tables()
+    text = Study("hard", bench, bench).tables()
     assert "| dense |  | 0.800 | 0.800 | 0.800 |" in text
     assert "| uniform L1 | 0.004 | - | 0.4" not in text  # of three seeds one is not the mean
 
@@ -341,7 +327,7 @@ def test_the_rate_is_the_best_mean_over_the_shares_that_have_a_say(tmp_path: Pat
 
 def test_a_given_rate_serves_every_method_and_val_is_not_asked(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    study = Study("hard", (bench,), bench, lr=8e-3)
+    study = Study("hard", bench, bench, lr=8e-3)
     assert "| uniform L1 | 0.008 | - | 0.400 (-0.150 [-0.150, -0.150]) | - |" in study.tables()
     assert {trial.split for trial in study.wanted(["ours", "uniform L1"])} == {"test"}
 
@@ -356,7 +342,7 @@ def test_the_record_of_another_run_chooses_the_rates(tmp_path: Path) -> None:
     with pytest.raises(NotOnRecord):
         earlier.result(replace(told[1], split="test"))
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    text = Study("hard", (bench,), bench, earlier=earlier).tables("plain")
+    text = Study("hard", bench, bench, earlier=earlier).tables("plain")
     assert text.startswith(
         f"`python -m benchmarks.quality hard --rates {record} --recovery plain`, 2026-01-01"
     )
@@ -427,35 +413,14 @@ def test_rates_come_from_a_record_that_is_there(
 def test_the_tables_name_the_settings_that_decide_what_comes(tmp_path: Path) -> None:
     overrides = [*SETS["bccd"].overrides, "data.root=x", "data.workers=0", "train.precision=fp32"]
     bench = Recorded("x.yaml", tuple(overrides), (), tmp_path, tmp_path)
-    text = Study("bccd", (bench,), bench, lr=8e-3).tables()
+    text = Study("bccd", bench, bench, lr=8e-3).tables()
     assert text.startswith("`python -m benchmarks.quality bccd train.precision=fp32 --lr 0.008`, ")
     assert "| dense |  | 0.800 | 0.800 | 0.800 | 0.800 |" in text
 
 
-def test_a_pool_needs_a_trial_on_each_of_its_data_sets(tmp_path: Path) -> None:
-    there = Recorded("x.yaml", SETS["bccd"].overrides, (), tmp_path, tmp_path)
-
-    class Worse(Recorded):
-        def result(self, trial: Trial) -> dict[str, Any]:
-            facts = super().result(trial)
-            if trial.method == "uniform L1":
-                raise OutOfTime
-            return facts | {"score": facts["score"] - 0.1}
-
-    text = Study(
-        "bccd+cards",
-        (there, Worse("x.yaml", SETS["cards"].overrides, (), tmp_path, tmp_path)),
-        there,
-        lr=4e-3,
-    ).tables()
-    assert text.startswith("`python -m benchmarks.quality bccd+cards --lr 0.004`, ")
-    assert "| ours | 0.004 | - | 0.510 | - |" in text
-    assert "uniform L1" not in text
-
-
 def test_processes_share_the_trials_and_do_each_of_them_once(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    study = Study("hard", (bench,), bench, lr=8e-3)
+    study = Study("hard", bench, bench, lr=8e-3)
     whole = list(study.wanted())
     shares = [list(study.wanted(part=part, parts=2)) for part in range(2)]
     assert len(set(whole)) == len(whole) == len(shares[0]) + len(shares[1])
@@ -464,7 +429,7 @@ def test_processes_share_the_trials_and_do_each_of_them_once(tmp_path: Path) -> 
 
 def test_one_table_alone_leaves_out_what_the_others_need(tmp_path: Path) -> None:
     bench = Recorded("x.yaml", (), (), tmp_path, tmp_path)
-    study = Study("hard", (bench,), bench, lr=8e-3)
+    study = Study("hard", bench, bench, lr=8e-3)
     ours, peers = ["ours", "ours, tapered widths"], ["uniform L1", "torch-pruning Taylor, local"]
     found = {table: set(study.wanted([*ours, *peers], tables=[table])) for table in TABLES}
     for table, trials in found.items():
@@ -482,6 +447,6 @@ def test_a_machine_that_has_measured_nothing_is_told_apart(tmp_path: Path) -> No
 
     for kind, empty in ((Nothing, True), (Recorded, False)):
         bench = kind("x.yaml", (), (), tmp_path, tmp_path)
-        study = Study("hard", (bench,), bench, lr=8e-3)
+        study = Study("hard", bench, bench, lr=8e-3)
         study.tables()
         assert study.empty is empty
