@@ -32,12 +32,9 @@ def pooled(texts: Sequence[str]) -> str:
         if missing in texts:
             return missing
     cells = [Cell.read(text) for text in texts]
-    known = [cell for cell in cells if cell is not None]
-    if len(known) < len(cells):
-        raise ValueError(f"{texts[cells.index(None)]!r} is not one score")
-    differences = [cell.above for cell in known if cell.above is not None]
-    above = mean_difference(differences) if len(differences) == len(known) else None
-    return str(Cell(sum(cell.score for cell in known) / len(known), above))
+    differences = [cell.above for cell in cells if cell.above is not None]
+    above = mean_difference(differences) if len(differences) == len(cells) else None
+    return str(Cell(sum(cell.score for cell in cells) / len(cells), above))
 
 
 def pool(tables: Sequence[list[list[str]]]) -> list[list[str]]:

@@ -38,11 +38,11 @@ class Cell:
         return f"{self.score:.3f}" + (f" ({self.above})" if self.above else "")
 
     @classmethod
-    def read(cls, text: str) -> "Cell | None":
-        """A cell from its text, to three decimals; None where that is not one score."""
+    def read(cls, text: str) -> "Cell":
+        """A cell from its text, to three decimals; ValueError where that is not one score."""
         found = _CELL.fullmatch(text)
         if found is None:
-            return None
+            raise ValueError(f"{text!r} is not one score")
         score, *above = (float(number) for number in found.groups() if number)
         return cls(score, Difference(*above) if above else None)
 
