@@ -9,6 +9,7 @@ from compress.movement import fixed, tied_along
 from compress.narrow import Side, channels_of, multiplies
 from compress.ties import FIXED, Ties
 from detectors.geometry import BATCH_NORMS
+from detectors.modes import frozen_norms
 
 # The arguments of an operation by name, and under "op" its own name.
 Given = dict[str, Any]
@@ -29,6 +30,7 @@ class Channels:
 
     def __init__(self, network: nn.Module) -> None:
         self.modules = dict(network.named_modules())
+        self._frozen = frozen_norms(network)
         self.ties = Ties()
         self.sides: dict[tuple[str, Side], Tensor] = {}
         self.transposes = WeakTensorKeyDictionary()
@@ -77,14 +79,15 @@ class Channels:
             self.keep_layer(layer, f"is not called as a module, only its weights are{self.where()}")
 
     def reads(self, tensor: Tensor, *, normalises: bool) -> None:
-        """Says that something reads a tensor, and whether it is a batch norm that normalises its channels."""
+        """Says that something reads a tensor, and whether it normalises its channels."""
         layer = self._products.get(tensor)
         if layer is not None:
             module = self.modules[self._running[-1]] if self._running else None
-            self._readers.setdefault(layer, set()).add(normalises and isinstance(module, BATCH_NORMS))
+            renewed = isinstance(module, BATCH_NORMS) and module not in self._frozen
+            self._readers.setdefault(layer, set()).add(normalises and renewed)
 
     def normed(self) -> frozenset[str]:
-        """The layers of which batch norms read what they make, and nothing else does."""
+        """The layers of which batch norms that are not frozen read what they make, and nothing else does."""
         return frozenset(layer for layer, kinds in self._readers.items() if kinds == {True})
 
     def side(self, layer: str, side: Side) -> Tensor:

@@ -62,8 +62,8 @@ class Graph:
         groups: in the order of execution.
         whole: producers that stay as they are -> the reason.
         layers: every layer with weights, for the cost of a plan.
-        normed: the producers of which batch norms read what they make, and nothing else does: what is
-            constant there is lost.
+        normed: the producers of which batch norms that are not frozen read what they make, and nothing else
+            does: what is constant there is lost, once their statistics are measured anew.
     """
 
     groups: tuple[Group, ...]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.geometry import BATCH_NORMS
-from detectors.modes import several_values
+from detectors.modes import frozen_norms, several_values
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -20,7 +20,9 @@ def batch_norm_statistics(
 ) -> int:
     """Measures the running mean and variance of every batch norm anew, as plain means over the batches.
 
-    A batch norm behind a cut layer sees other inputs than those its statistics were taken on.
+    A batch norm behind a cut layer sees other inputs than those its statistics were taken on. Frozen ones
+    stay as they are: theirs may be of other data than the network was trained on, and then it would change by
+    far more than by the cut.
 
     Args:
         model: left in evaluation mode; only its statistics change.
@@ -48,7 +50,7 @@ def batch_norm_statistics(
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
-    """While active, every batch norm normalises by the batch at hand and keeps the mean over the batches.
+    """While active, batch norms normalise by the batch at hand and keep the mean over the batches.
 
     Raises:
         ConfigError: a single image is all there is, and a map of it a single value.
@@ -58,7 +60,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean: every batch counts the same
-        norm.training = True  # not train(), which a frozen batch norm ignores
+        norm.training = True
     try:
         with several_values("raise prune.calibration_images to 2 or more"):
             yield
@@ -68,5 +70,6 @@ def measuring(model: nn.Module) -> Iterator[None]:
 
 
 def _norms(model: nn.Module) -> list[BATCH_NORMS]:
+    frozen = frozen_norms(model)
     norms = (module for module in model.modules() if isinstance(module, BATCH_NORMS))
-    return [norm for norm in norms if norm.track_running_stats]
+    return [norm for norm in norms if norm.track_running_stats and norm not in frozen]

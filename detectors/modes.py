@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from detectors.errors import ConfigError
+from detectors.geometry import BATCH_NORMS
 
 
 @contextmanager
@@ -22,6 +23,13 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def frozen_norms(model: nn.Module) -> set[nn.Module]:
+    """The batch norms that stay in evaluation mode while their model trains: their statistics are given."""
+    with evaluating(model):
+        model.train()
+        return {one for one in model.modules() if isinstance(one, BATCH_NORMS) and not one.training}
 
 
 @contextmanager

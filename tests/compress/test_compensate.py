@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import ConvNorm, Flattened, Normed, Scale, ThreeConvs, Transposed, inputs, made
+from toys import ConvNorm, Flattened, FrozenFirst, Normed, Scale, ThreeConvs, Transposed, inputs, made
 
 import detectors
 from compress.compensate import Lengths, Way, compensated
@@ -229,7 +229,8 @@ class NormBehindReLU(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "normed"), [(Shortcut, {"b"}), (NormBehindReLU, set()), (ConvNorm, {"a", "b"})]
+    ("kind", "normed"),
+    [(Shortcut, {"b"}), (NormBehindReLU, set()), (ConvNorm, {"a", "b"}), (FrozenFirst, {"b"})],
 )
 def test_only_what_a_norm_alone_reads_loses_its_constant(kind: type[nn.Module], normed: set[str]) -> None:
     assert trace(made(kind), inputs()).normed == normed

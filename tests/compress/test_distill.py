@@ -187,26 +187,43 @@ def fine_tuned(detector: Detector, how: TrainConfig, *terms: Distillation) -> li
 @pytest.fixture(scope="module")
 def trained() -> Detector:
     detector = tiny_detector(tiny_recipe())
-    how = TrainConfig(epochs=20, batch=4, lr=2e-3, optimizer="adamw", schedule="constant")
+    how = TrainConfig(epochs=20, batch=4, lr=2e-3, optimizer="adamw", schedule="linear")
     fine_tuned(detector, how)
     return detector
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_distillation_pulls_a_student_towards_its_teacher(precision: Any, trained: Detector) -> None:
+    """To 0.85 of how far one without a teacher ends; twelve such pairs of other seeds had 0.39 to 0.72."""
     plain, student = (compress.prune(trained, budget={"macs": "40%"}, multiple=1) for _ in range(2))
-    how = TrainConfig(
-        epochs=10, batch=4, lr=2e-3, optimizer="adamw", precision=precision, schedule="constant"
-    )
-    strong = DistillConfig(predictions=1, attention=10)
-    history = fine_tuned(student, how, term_of(student, trained, strong))
-    for name in ("teacher_classes", "teacher_boxes", "teacher_attention"):
-        assert history[-1][name] < 0.8 * history[0][name]
+    how = TrainConfig(epochs=10, batch=4, lr=2e-3, optimizer="adamw", precision=precision, schedule="linear")
+    strong = DistillConfig(predictions=20)
+    fine_tuned(student, how, term_of(student, trained, strong))
     fine_tuned(plain, how)
     training = build_data(tiny_recipe().data, "train")
-    images = next(loader_of(tiny_recipe(), how, training, plain, ALONE).epoch(99)).images
-    near, far = (sum(answer(term_of(one, trained, strong), one, images).values()) for one in (student, plain))
-    assert near < 0.9 * far
+    batches = list(loader_of(tiny_recipe(), how, training, plain, ALONE).epoch(99))
+
+    def distance(one: Detector) -> torch.Tensor:
+        term = term_of(one, trained, strong)
+        return sum(sum(answer(term, one, batch.images).values()) for batch in batches)
+
+    assert distance(student) < 0.85 * distance(plain)
+
+
+@pytest.mark.parametrize("how", [DistillConfig(predictions=1.0), DistillConfig(attention=1.0)])
+def test_a_step_down_each_term_is_a_step_towards_the_teacher(how: DistillConfig, trained: Detector) -> None:
+    """On images that stay the same, in evaluation mode: nothing but the term decides."""
+    student = compress.prune(trained, budget={"macs": "40%"}, multiple=1)
+    term, images = term_of(student, trained, how), torch.rand(4, 3, *student.size)
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
+    history = []
+    for _ in range(30):
+        loss = sum(answer(term, student, images).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < 0.5 * history[0]
 
 
 def asked(term: Distillation) -> list[int]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from toys import ConvNorm, ThreeConvs, made
+from toys import ConvNorm, FrozenFirst, ThreeConvs, made
 
 from compress.recalibrate import batch_norm_statistics
 from detectors.errors import ConfigError
@@ -61,6 +61,18 @@ def test_momentum_is_put_back_and_only_statistics_change() -> None:
     assert not any(module.training for module in model.modules())
     assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_frozen_norm_keeps_its_statistics_and_later_ones_are_measured_behind_it(training: bool) -> None:
+    model = made(FrozenFirst).train(training)
+    before = {name: buffer.clone() for name, buffer in model.a_norm.named_buffers()}
+    images = batches(5)
+    assert batch_norm_statistics(model, images) == 1
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.a_norm.named_buffers())
+    with torch.no_grad():
+        wanted = torch.cat([model.b(model.a_norm(model.a(batch)).relu()) for batch in images])
+    torch.testing.assert_close(model.b_norm.running_mean, wanted.mean(dim=(0, 2, 3)))
 
 
 @pytest.mark.parametrize("kind", [nn.SyncBatchNorm, nn.BatchNorm1d])

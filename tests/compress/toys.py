@@ -65,6 +65,15 @@ class ConvNorm(nn.Module):
         return self.head(self.b_norm(self.b(self.a_norm(self.a(x)).relu())).relu())
 
 
+class FrozenFirst(ConvNorm):
+    """The same, its first batch norm frozen as a whole backbone is by many: by what holds it."""
+
+    def train(self, mode: bool = True) -> "FrozenFirst":
+        super().train(mode)
+        self.a_norm.eval()
+        return self
+
+
 class Scale(nn.Module):
     """L2 normalisation over the channels with a weight for each: fits `Resizable` by its shape alone."""
 

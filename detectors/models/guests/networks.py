@@ -17,8 +17,7 @@ class FrozenBatchNorm(nn.BatchNorm2d):
 
     torchvision's published detectors were trained with batch norm frozen whole. Here scale and shift are
     parameters, because that is what makes the layer one that can be cut and counted, and because they let
-    fine-tuning make up for statistics that no longer fit behind a cut. Only a measurement that sets
-    `training` itself changes the statistics; `train()` does not.
+    fine-tuning make up for statistics that no longer fit behind a cut.
     """
 
     def train(self, mode: bool = True) -> "FrozenBatchNorm":
