@@ -109,7 +109,7 @@ class PruneConfig:
         "slim network, which is worth most where there is little or no fine-tuning",
     )
     recalibrate: Literal["none", "norms"] = setting(
-        "norms", "norms: after a cut, measure batch norm statistics and L2Norm scales anew"
+        "norms", "norms: after a cut, measure L2Norm scales and statistics of batch norms not frozen anew"
     )
     calibration_images: int = setting(
         512,
