@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="TABLES.md")
     parser.add_argument("--out", type=Path, help="write here as well")
     given = parser.parse_args(arguments)
-    if len(given.files) < 2:
-        parser.error(f"{given.files[0]}: one data set is no pool: name another one's tables as well")
+    if len(set(given.files)) < len(given.files) or len(given.files) < 2:
+        parser.error(f"{given.files[0]}: a data set by itself is no pool: name tables of others as well")
     for file in given.files:
         if not file.is_file():
             parser.error(f"{file}: there is no such file: python -m benchmarks.quality writes it")

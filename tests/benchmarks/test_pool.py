@@ -88,7 +88,7 @@ def test_the_pools_that_are_kept_are_those_of_the_tables_that_are(
 @pytest.mark.parametrize(
     ("texts", "why"),
     [
-        (["x"], "one data set is no pool: name another one's tables as well"),
+        (["x"], "a data set by itself is no pool: name tables of others as well"),
         (["x", None], "there is no such file: python -m benchmarks.quality writes it"),
         (["x", "x"], "no table of the same title in all of them: take those of one --recovery"),
         ([titled(TABLES["ours"], [ROWS[0], ["dense", "", "0.8 and 0.9", "1"]])] * 2, "is not one score"),
@@ -101,6 +101,16 @@ def test_what_cannot_be_pooled_is_refused_in_a_line(
     for file, text in zip(files, texts, strict=True):
         if text is not None:
             file.write_text(text, encoding="utf-8")
+    assert_refused(files, why, capsys)
+
+
+def test_a_set_is_not_pooled_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused(
+        [tmp_path / "0.md"] * 2, "a data set by itself is no pool: name tables of others as well", capsys
+    )
+
+
+def assert_refused(files: list[Path], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(list(map(str, files)))
     assert stopped.value.code == 2
