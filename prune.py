@@ -82,7 +82,7 @@ def prune(recipe: Recipe, path: str) -> None:
             wait(place)  # torchrun stops all processes as soon as one fails
             raise RunError(
                 f"{folder} holds no slim model: its first round scored below prune.stop_below="
-                f"{recipe.prune.stop_below}; with another out=PATH accept less, cut less or train for longer"
+                f"{recipe.prune.stop_below}; accept a lower score or cut less a round, with another out=PATH"
             )
 
 

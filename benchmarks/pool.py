@@ -5,7 +5,7 @@ have, at the shares that all have. Every data set counts the same: a score is th
 what a method is above ours. Within a set the images were paired; two sets have none in common, so that each
 end of the interval lies as far from the mean as the root of the summed squares of theirs says (MOVER; Zou and
 Donner 2008, Statistics in Medicine 27, 1693-1702, for independent estimates). That the tables are rounded to
-three decimals moves an end by 0.001 at most.
+three decimals moves an end by less than 0.002.
 """
 
 import argparse

@@ -148,8 +148,8 @@ def test_a_run_without_a_round_good_enough_reports_and_ends_with_one_line(finish
     for _ in range(2):
         done = run(finished, "prune.py", *arguments)
         assert done.error == (
-            "error: rejected holds no slim model: its first round scored below prune.stop_below=1.0; with "
-            "another out=PATH accept less, cut less or train for longer"
+            "error: rejected holds no slim model: its first round scored below prune.stop_below=1.0; accept "
+            "a lower score or cut less a round, with another out=PATH"
         )
         assert "no round was good enough, and no slim model is kept" in done.out
         assert "saved rejected/report.html" in done.out
